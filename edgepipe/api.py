@@ -283,9 +283,9 @@ def inspect(model: StrPath) -> "Model":
     Raises:
         InputError: not a .tflite, or a damaged one.
     """
-    from edgepipe.tflite.reader import read
+    from edgepipe.commands.tflite_input import read_tflite
 
-    return read(Path(model))
+    return read_tflite(Path(model))
 
 
 def verify(

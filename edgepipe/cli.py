@@ -876,21 +876,24 @@ def device_fit(
 @click.option("--data", help="The data: a .npz, a table, a folder of images, recordings or tables, or module:function.")
 @click.option(
     "--device",
-    "device_name",
-    default="host",
-    show_default=True,
+    "devices",
+    multiple=True,
+    default=("host",),
+    show_default="host",
     shell_complete=completion.complete_device,
-    help="The device to validate for, by name or path.",
+    help="A device to validate for, by name or path; repeatable.",
 )
 @CUSTOM_OBJECTS
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
-def init(model: str, out: str, data: str | None, device_name: str, custom_objects: str | None, force: bool) -> None:
+def init(
+    model: str, out: str, data: str | None, devices: tuple[str, ...], custom_objects: str | None, force: bool
+) -> None:
     """Read a model and write a commented pipeline for it."""
     from pathlib import Path
 
     from edgepipe.commands import init as command
 
-    notes = command.write(model, Path(out), data=data, device=device_name, force=force, custom_objects=custom_objects)
+    notes = command.write(model, Path(out), data=data, devices=devices, force=force, custom_objects=custom_objects)
     print_line(f"wrote {out}")
     for note in notes:
         print_line(f"note: {note}", to_stderr=True)

@@ -124,7 +124,7 @@ def test_a_keras_file(models: Path, arrays: Path, tmp_path: Path, name: str) -> 
 
 def test_what_the_file_says_of_a_trained_model(models: Path, arrays: Path, tmp_path: Path) -> None:
     out = tmp_path / "p.yaml"
-    data, _, notes = _written(models / "classes.keras", out, data=str(arrays), device="nucleo-l4r5zi")
+    data, _, notes = _written(models / "classes.keras", out, data=str(arrays), devices=["nucleo-l4r5zi"])
     stages = {name: options for stage in data["stages"] for name, options in stage.items()}
     assert stages["prune"] == {"sparsity": 0.5, "epochs": 10, "decay": "cosine"}
     assert stages["quantize"] == {"epochs": 5, "decay": "cosine"}
@@ -139,10 +139,17 @@ def test_what_the_file_says_of_a_trained_model(models: Path, arrays: Path, tmp_p
 
 
 @pytest.mark.parametrize("name", ["classes", "number", "binary"])
+def test_every_device_is_in_the_file(models: Path, arrays: Path, tmp_path: Path) -> None:
+    devices = ["nucleo-l4r5zi", "raspberry-pi-4", "ethos-u55-128"]
+    data, _, _ = _written(models / "classes.keras", tmp_path / "p.yaml", data=str(arrays), devices=devices)
+    assert data["stages"][-1]["validate"]["devices"] == devices
+    assert all(f"# {name}: {{" in (tmp_path / "p.yaml").read_text() for name in ("nucleo-l4r5zi", "ethos-u55-128"))
+
+
 @pytest.mark.parametrize("device", ["host", "nucleo-l4r5zi"])
 def test_every_commented_option_may_be_used(models: Path, tmp_path: Path, arrays: Path, name: str, device: str) -> None:
     out = tmp_path / "p.yaml"
-    starter.write(str(models / f"{name}.keras"), out, data=str(arrays), device=device)
+    starter.write(str(models / f"{name}.keras"), out, data=str(arrays), devices=[device])
     text, number = re.subn(r"^( +)# ([\w-]+: \S)", r"\1\2", out.read_text(), flags=re.MULTILINE)
     assert number >= 7, "the comments are gone, or no longer look like options"
     out.write_text(text)
@@ -157,7 +164,7 @@ def test_paths_are_relative_to_the_file(
     device.write_text("name: mine\ndescription: a board\ninherit: nucleo-l4r5zi\nsources: [mine]\n")
     monkeypatch.chdir(tmp_path)
     data, checked, _ = _written(
-        models / "number.keras", Path("deep/er/p.yaml"), data="arrays.npz", device="boards/mine.yaml"
+        models / "number.keras", Path("deep/er/p.yaml"), data="arrays.npz", devices=["boards/mine.yaml"]
     )
     assert data["data"]["npz"] == "../../arrays.npz"
     assert checked.steps[-1].stage.model_dump()["devices"] == ("../../boards/mine.yaml",)
@@ -334,7 +341,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "no such file": ("gone.keras", {}, "gone.keras: no such file or folder; expected a .keras"),
     "subclassed": ("own.keras", {}, "a class of its own.*only its Python code"),
     "no function": ("mine:model", {}, "no module 'mine' beside the pipeline"),
-    "unknown device": ("number.keras", {"device": "nucleo"}, "unknown device 'nucleo'"),
+    "unknown device": ("number.keras", {"devices": ["nucleo"]}, "unknown device 'nucleo'"),
     "data of no kind": ("number.keras", {"data": "x.csv"}, r"x.csv: no such file; expected a .npz"),
     "data is a file of no kind": ("number.keras", {"data": __file__}, "cannot be read as data; expected a .npz"),
     "no images": ("number.keras", {"data": "."}, "has no subfolder"),

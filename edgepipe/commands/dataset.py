@@ -15,7 +15,7 @@ from edgepipe.core.input_files import check_ordinary
 from edgepipe.core.metric import Record
 from edgepipe.data.data_spec import DataSpec, parse
 from edgepipe.data.dataset_loading import MAX_CLASS_LABELS, load
-from edgepipe.data.source_guess import ACCEPTED_SOURCES, guess_source
+from edgepipe.data.source_guess import ACCEPTED_SOURCES, guess_options
 from edgepipe.data.splits import FITTING_SPLITS, DatasetSplits, Split
 from edgepipe.pipeline.shipped_pipelines import pipeline_file, pipeline_names
 
@@ -84,7 +84,7 @@ def _read_description(dataset_reference: str, base: Path) -> tuple[Document, Key
             return document, ("data",), content["data"], file.resolve().parent, seed if isinstance(seed, int) else 0
         return document, (), content, file.resolve().parent, 0
     if file.exists() and not is_mapping:
-        document = Document(dataset_reference, {"data": {guess_source(file): dataset_reference}})
+        document = Document(dataset_reference, {"data": guess_options(file)})
         return document, ("data",), document.content["data"], base, 0
     if not references.is_reference(dataset_reference) and not is_mapping:
         raise InputError(

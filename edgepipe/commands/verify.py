@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from edgepipe.commands.tflite_input import read_tflite
 from edgepipe.core import budget
 from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
@@ -24,7 +25,7 @@ from edgepipe.devices.limit_suggestions import suggest_for_limit
 from edgepipe.devices.runtime_answer import INSTALLED_TFLM, ask_runtime
 from edgepipe.devices.runtimes.release_check import check_release
 from edgepipe.devices.runtimes.releases import Release, parse_release
-from edgepipe.tflite import integer_check, pruned_zeros, reader
+from edgepipe.tflite import integer_check, pruned_zeros
 from edgepipe.tflite.model import Model
 
 
@@ -80,7 +81,7 @@ def verify(
     releases = [parse_release(text) for text in runtimes]
     loaded_devices = [device_profile.load(name, base or Path.cwd()) for name in devices]
     parsed_limits = _parse_limits(list(limits), [device.name for device in loaded_devices])
-    model = reader.read(path)
+    model = read_tflite(path)
     device_results = device_metrics.gather(model, loaded_devices, parsed_limits)
     metrics = [*device_metrics.file_metrics(model), *device_results.metrics]
     if not loaded_devices:

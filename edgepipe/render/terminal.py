@@ -29,7 +29,7 @@ class _TerminalConsole(Console):
         raise BrokenPipeError(errno.EPIPE, "stdout is closed")
 
 
-MAX_ROWS = 1000  # of a table; laying out one takes a second for some thousand
+MAX_ROWS = 1000  # of a table; laying out one takes seconds for every thousand
 
 
 def show_report(report: Report, full: bool = False) -> None:
@@ -64,8 +64,7 @@ def show_tables(tables: Iterable[TextTable]) -> None:
     for table in tables:
         console.print()
         console.print(_build_text(table.title, "bold"), soft_wrap=True)
-        shown_table = replace(table, rows=table.rows[:MAX_ROWS])
-        layout = lay_out(_escape_table(shown_table), output_width(console))
+        layout = lay_out(_escape_table(replace(table, rows=table.rows[:MAX_ROWS])), output_width(console))
         for number, grid in enumerate(layout.grids):
             _print_lines(console, [*([""] if number else []), *_grid_lines(grid, console)])
         _print_lines(console, (*layout.records, *layout.footnotes))

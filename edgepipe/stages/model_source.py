@@ -46,6 +46,9 @@ class Source(Stage):
         default=None,
         description="sizes of open input dimensions: `224x224x3`, or `name=224x224x3, ..` for several inputs",
     )
+    trained_range: tuple[float, float] | None = Field(
+        default=None, description="values that the model was trained on, as [0, 1]; null: as its first layers tell"
+    )
     allow_code: bool = Field(default=False, description="load models that carry code: Lambda layers, SavedModels")
 
     def kind(self, base_folder: Path) -> ArtifactKind:
@@ -80,7 +83,7 @@ class Source(Stage):
         A model that computes in other floats is stored rebuilt in float32: all later stages work on that.
         """
         artifact, notes = self._copy_file(context) if self.path is not None else self._build_model(context)
-        outcome = _judge_model(artifact, context)
+        outcome = _judge_model(artifact, context, self.trained_range)
         return artifact, outcome.model_copy(update={"notes": (*notes, *outcome.notes)})
 
     def _copy_file(self, context: StageContext) -> tuple[Artifact, tuple[str, ...]]:
@@ -184,8 +187,9 @@ def _code_layers(path: Path, has_custom_objects: bool) -> tuple[str, ...]:
     return describe_model(path).code_layers
 
 
-def _judge_model(artifact: Artifact, context: StageContext) -> Outcome:
+def _judge_model(artifact: Artifact, context: StageContext, trained_range: tuple[float, float] | None) -> Outcome:
     """Quality and counts of the model as it came, and whether the data reach it as it expects them."""
+    from edgepipe.models.input_expectations import read_expectations
     from edgepipe.stages.preprocessing_check import check_preprocessing
 
     measure, counts = _quality_measurement(artifact, context)
@@ -195,7 +199,9 @@ def _judge_model(artifact: Artifact, context: StageContext) -> Outcome:
     notes: list[str] = []
     if context.splits is not None:
         is_measured = any(metric.value is not None for metric in quality)
-        findings, notes = check_preprocessing(artifact.path, context.splits, measure if is_measured else None)
+        findings, notes = check_preprocessing(
+            read_expectations(artifact.path, trained_range), context.splits, measure if is_measured else None
+        )
     return Outcome(metrics=(*quality, *counts), findings=tuple(findings), notes=tuple(notes))
 
 
