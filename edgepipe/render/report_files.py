@@ -46,7 +46,7 @@ def build_report(run: Run) -> Report:
         definition=run.definition,
         model=MODEL_FILE if _is_deployable(run) else None,
         stages=stage_reports,
-        suggestions=build_suggestions(stage_reports, _read_deployed_model(run)),
+        suggestions=build_suggestions(stage_reports, functools.partial(_read_deployed_model, run)),
         met=judge_all(
             (verdict for outcome in outcomes for verdict in outcome.verdicts),
             (finding for outcome in outcomes for finding in outcome.findings),
