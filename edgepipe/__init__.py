@@ -1,9 +1,9 @@
 """edgepipe: turns a Keras model into a proven, fully integer TFLite model for a small device, from one YAML file.
 
 The commands as functions: `run`, `check`, `convert`, `verify`, `inspect`, `profile`, `sensitivity`, `footprint`,
-`describe_data`, `calibrate`, `fit_device`, `load_report`. What a `task: module:function` returns: `Task` of `Measure`.
-What a stage of one's own is made of: `Stage` or `TrainingStage`, `StageContext`, `PipelineInfo`, `Artifact`,
-`ArtifactKind`, `Outcome`. Importing this imports nothing heavy.
+`describe_data`, `calibrate`, `fit_device`, `load_report`, `deploy_model`, `switch_version`, `list_versions`. What a
+`task: module:function` returns: `Task` of `Measure`. What a stage of one's own is made of: `Stage` or `TrainingStage`,
+`StageContext`, `PipelineInfo`, `Artifact`, `ArtifactKind`, `Outcome`. Importing this imports nothing heavy.
 """
 
 import importlib
@@ -14,14 +14,17 @@ if TYPE_CHECKING:
         calibrate,
         check,
         convert,
+        deploy_model,
         describe_data,
         fit_device,
         footprint,
         inspect,
+        list_versions,
         load_report,
         profile,
         run,
         sensitivity,
+        switch_version,
         verify,
     )
     from edgepipe.core.artifact import Artifact, ArtifactKind
@@ -48,14 +51,17 @@ __all__ = [
     "calibrate",
     "check",
     "convert",
+    "deploy_model",
     "describe_data",
     "fit_device",
     "footprint",
     "inspect",
+    "list_versions",
     "load_report",
     "profile",
     "run",
     "sensitivity",
+    "switch_version",
     "verify",
 ]
 

@@ -434,6 +434,110 @@ def verify(
     _exit_if_not_met(verification.met)
 
 
+@cli.command(short_help="Deploy a .tflite to devices.")
+@click.argument("model", metavar="[MODEL|RUN]", required=False, type=click.Path())
+@click.option(
+    "--to", "urls", multiple=True, metavar="URL", required=True,
+    help="Device and folder, such as ssh://pi@raspberrypi/home/pi/app; or an alias of ~/.ssh/config; repeatable.",
+)  # fmt: skip
+@click.option("--rollback", is_flag=True, help="Go back to the version that ran before.")
+@click.option("--switch", "version", metavar="VERSION", help="Switch to a version that is on the device.")
+@click.option("--list", "lists", is_flag=True, help="List the versions on the devices.")
+@click.option("--stage-only", is_flag=True, help="Stage and prove the model, but do not switch to it.")
+@click.option("--data", type=click.Path(), help="Inputs of the golden vectors, .npy or .npz; default: random numbers.")
+@click.option("--samples", type=click.IntRange(1), default=200, show_default=True, help="The most golden vectors.")
+@click.option(
+    "--tolerance", type=click.IntRange(0), metavar="LSB",
+    help="The largest difference that passes; default: twice what this machine's own kernels differ.",
+)  # fmt: skip
+@click.option(
+    "--max", "limits", multiple=True, metavar="METRIC=LIMIT",
+    help="What the device must meet before it switches, such as latency=20ms or ram=64MiB; repeatable.",
+)  # fmt: skip
+@click.option("--device", help="Profile of the boards, by name or path; default: none.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the interpreter.")
+@click.option(
+    "--keep", type=click.IntRange(1), default=5, show_default=True, help="Complete versions that stay on a device."
+)
+@click.option(
+    "--canary", type=click.IntRange(0), default=1, show_default=True,
+    help="Devices that go first; if one fails, no other is touched.",
+)  # fmt: skip
+@click.option("--parallel", type=click.IntRange(1), default=8, show_default=True, help="Devices at a time.")
+@click.option(
+    "--max-failures", type=click.FloatRange(0, 100), default=20, show_default=True, metavar="PERCENT",
+    help="Share of the devices that may fail before no further one is begun.",
+)  # fmt: skip
+@click.option(
+    "--wait", type=click.FloatRange(0), default=120, show_default=True, metavar="SECONDS",
+    help="How long to wait for a device that another deployment works on.",
+)  # fmt: skip
+@click.option("--python", default="python3", show_default=True, help="The Python on the devices.")
+@click.option("--install", is_flag=True, help="Install the runtime there, into a virtual environment of the folder.")
+@click.option("--accept-new-host-key", is_flag=True, help="Trust hosts that are met for the first time.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@JSON
+def deploy(
+    model: str | None, urls: tuple[str, ...], rollback: bool, version: str | None, lists: bool, stage_only: bool,
+    data: str | None, samples: int, tolerance: int | None, limits: tuple[str, ...], device: str | None, threads: int,
+    keep: int, canary: int, parallel: int, max_failures: float, wait: float, python: str, install: bool,
+    accept_new_host_key: bool, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Deploy a .tflite, or the last one of a run, to devices.
+
+    The model is staged beside the version that runs, read back, and proved there: it loads, computes what the reference
+    kernels compute here, and is fast enough. Only then the device switches to it, in one atomic step.
+    """
+    from edgepipe import api
+    from edgepipe.core.progress import show_progress
+    from edgepipe.render import deploy as renderer
+
+    _check_deploy_actions({"MODEL": model, "--rollback": rollback, "--switch": version, "--list": lists})
+    if lists:
+        return _print_listings(urls, accept_new_host_key, as_json)
+    with show_progress(quiet) as progress:
+        if model is None:
+            fleet = api.switch_version(
+                urls, version, canary=canary, parallel=parallel, max_failures=max_failures / 100, wait=wait,
+                accept_new_host_key=accept_new_host_key, progress=progress,
+            )  # fmt: skip
+        else:
+            fleet = api.deploy_model(
+                model, urls, data=data, samples=samples, tolerance=tolerance, limits=limits, device=device,
+                threads=threads, stage_only=stage_only, keep=keep, canary=canary, parallel=parallel,
+                max_failures=max_failures / 100, wait=wait, python=python, install=install,
+                accept_new_host_key=accept_new_host_key, progress=progress,
+            )  # fmt: skip
+    if as_json:
+        click.echo(renderer.document(fleet))
+    elif fleet.sole_error is not None:
+        raise fleet.sole_error
+    else:
+        from edgepipe.render.terminal import show_tables
+
+        show_tables(renderer.tables(fleet))
+        _print_notes(renderer.notes(fleet))
+    return _exit_with(fleet.exit_code)
+
+
+def _check_deploy_actions(actions: "dict[str, object]") -> None:
+    named_actions = [name for name, value in actions.items() if value]
+    if len(named_actions) != 1:
+        found_text = ", ".join(named_actions) if named_actions else "none"
+        raise InputError(f"give one of MODEL, --rollback, --switch VERSION and --list; found {found_text}")
+
+
+def _print_listings(urls: tuple[str, ...], accept_new_host_key: bool, as_json: bool) -> None:
+    from edgepipe import api
+    from edgepipe.render import deploy as renderer
+    from edgepipe.render.terminal import show_tables
+
+    listings = [api.list_versions(url, accept_new_host_key=accept_new_host_key) for url in urls]
+    if as_json:
+        return click.echo(renderer.listing_document(listings))
+    return show_tables(table for listing in listings for table in renderer.listing_tables(listing))
+
+
 @cli.command(short_help="Show the report of an earlier run.")
 @click.argument("run_folder", metavar="RUN", type=click.Path())
 @click.option(
@@ -766,8 +870,12 @@ def _print_notes(notes: "tuple[str, ...]") -> None:
 
 
 def _exit_if_not_met(is_met: bool) -> None:
-    if not is_met:
-        raise SystemExit(ExitCode.NOT_MET)
+    _exit_with(ExitCode.SUCCESS if is_met else ExitCode.NOT_MET)
+
+
+def _exit_with(code: ExitCode) -> None:
+    if code is not ExitCode.SUCCESS:
+        raise SystemExit(code)
 
 
 @contextmanager

@@ -1,0 +1,179 @@
+"""Deploys a model to one device: staged, read back, proved, and only then switched to.
+
+The sequence is `deploy` below. Until the last rename nothing that runs on the device is touched, and that rename is
+atomic; an interruption anywhere leaves a `.part` folder at most, which the next deployment removes.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from edgepipe.core import interrupts
+from edgepipe.core.errors import InputError
+from edgepipe.core.metric import Limit
+from edgepipe.core.references import installed_version
+from edgepipe.deploy import health_check, versions
+from edgepipe.deploy.device import VERSIONS_FOLDER, Device
+from edgepipe.deploy.device_lock import DEFAULT_WAIT_SECONDS, locked
+from edgepipe.deploy.device_runtime import prepare_runtime
+from edgepipe.deploy.golden_vectors import GoldenVectors
+from edgepipe.deploy.health_check import GOLDEN_FILE, RUNNER_FILE, HealthReport, MeasurementOptions
+from edgepipe.deploy.transport import DeviceError
+from edgepipe.deploy.versions import (
+    DIGEST_CHARACTERS,
+    MANIFEST_FILE,
+    MANIFEST_SCHEMA,
+    MODEL_FILE,
+    PART_SUFFIX,
+    Manifest,
+)
+from edgepipe.devices.device_profile import Device as DeviceProfile
+
+DEFAULT_KEEP = 5
+SPARE_BYTES = 1 << 20  # besides the files themselves: folders, and what the file system rounds up
+
+
+@dataclass(frozen=True)
+class Package:
+    """What is deployed: the model, its golden vectors, and where it comes from."""
+
+    source: str
+    content: bytes
+    golden: GoldenVectors
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The files of a version, by name, but for its manifest."""
+        return {
+            MODEL_FILE: self.content,
+            GOLDEN_FILE: self.golden.to_bytes(),
+            RUNNER_FILE: health_check.runner_source(),
+        }
+
+
+@dataclass(frozen=True)
+class DeploymentOptions:
+    """How to deploy. `keep`: complete versions that stay on the device; `wait_seconds`: for its lock."""
+
+    stage_only: bool = False
+    keep: int = DEFAULT_KEEP
+    wait_seconds: float = DEFAULT_WAIT_SECONDS
+    install: bool = False
+    limits: tuple[Limit, ...] = ()
+    profile: DeviceProfile | None = None  # what metrics and limits are for; None: for the device by its address
+    measurement: MeasurementOptions = field(default_factory=MeasurementOptions)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What a deployment came to. `version` is None if the model failed its proof and was removed again."""
+
+    version: str | None
+    switched: bool
+    previous: str | None
+    health: HealthReport | None
+    removed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def deploy(device: Device, package: Package, options: DeploymentOptions, tell: Callable[[str], None]) -> Deployment:
+    """Stage `package`, prove it on the device, and switch to it.
+
+    Args:
+        device: connected, with the folder of the deployment.
+        package: the model and its golden vectors.
+        options: how.
+        tell: told what a user should know while it runs.
+
+    Raises:
+        DeviceError: the device cannot do it; what ran before still runs.
+    """
+    device.create_folders()
+    with locked(device, options.wait_seconds, tell):
+        version_list = versions.list_versions(device)
+        versions.remove_leftovers(device, version_list)
+        name = f"{version_list.next_number:04d}-{sha256(package.content).hexdigest()[:DIGEST_CHARACTERS]}"
+        part = f"{VERSIONS_FOLDER}/{name}{PART_SUFFIX}"
+        files = package.files
+        _check_space(device, files)
+        _push(device, part, files)
+        versions.check_digests(device, part, _digests(files))
+        prepare_runtime(device, options.install, tell)
+        document = health_check.run_on_device(device, part, options.measurement, MODEL_FILE)
+        health = health_check.check_health(document, package.golden, options.limits, device.name, options.profile)
+        if not health.healthy:
+            device.change("cannot remove what failed its proof", 'rm -rf "$1"', part)
+            return Deployment(None, False, version_list.current, health)
+        _complete(device, name, part, _build_manifest(package, files, health))
+        if options.stage_only:
+            return Deployment(name, False, version_list.current, health)
+        interrupts.check()
+        versions.switch(device, name)
+        return Deployment(name, True, version_list.current, health, versions.prune(device, options.keep))
+
+
+def _check_space(device: Device, files: dict[str, bytes]) -> None:
+    """Refuse early what the disk cannot hold; where it does not say, the upload finds out."""
+    result = device.run("df -Pk . | tail -n 1")
+    fields = result.output.split()
+    free_text = fields[3] if result.status == 0 and len(fields) >= 6 else ""
+    needed = sum(map(len, files.values())) + SPARE_BYTES
+    if free_text.isdigit() and int(free_text) * 1024 < needed:
+        raise DeviceError(
+            f"{device.name}: the disk of {device.folder} has {int(free_text):,} KiB free, and {needed // 1024:,} KiB "
+            "are needed; free some space or deploy to another folder"
+        )
+
+
+def _push(device: Device, folder: str, files: dict[str, bytes]) -> None:
+    """Write the files into a new folder, durably."""
+    device.change("cannot create a folder", 'mkdir "$1"', folder)
+    for name, content in files.items():
+        interrupts.check()
+        device.put(f"{folder}/{name}", content)
+    device.make_durable(*(f"{folder}/{name}" for name in files), folder)
+
+
+def _digests(files: dict[str, bytes]) -> dict[str, str]:
+    return {name: sha256(content).hexdigest() for name, content in files.items()}
+
+
+def _build_manifest(package: Package, files: dict[str, bytes], health: HealthReport) -> bytes:
+    parity_text = health.parity.text() if health.parity else ""
+    manifest = Manifest(
+        model=package.source,
+        created=versions.format_now(),
+        edgepipe=installed_version("edgepipe"),
+        digests=_digests(files),
+        evidence=f"{package.golden.provenance}: {parity_text}",
+    )
+    return (json.dumps({"schema": MANIFEST_SCHEMA, **manifest.model_dump()}, indent=2) + "\n").encode()
+
+
+def _complete(device: Device, name: str, part: str, manifest: bytes) -> None:
+    """Write the manifest and give the folder its name: from now on it is a complete version."""
+    device.put(f"{part}/{MANIFEST_FILE}", manifest)
+    device.make_durable(f"{part}/{MANIFEST_FILE}", part)
+    versions.complete(device, part, name)
+
+
+def switch_to(device: Device, name: str | None, options: DeploymentOptions, tell: Callable[[str], None]) -> Deployment:
+    """Switch to a version that is on the device: `name`, or with None the one that ran before, as a rollback.
+
+    Raises:
+        DeviceError: the version is damaged, or there is nothing to go back to.
+        InputError: no such version.
+    """
+    if not device.has_folder():
+        raise InputError(f"{device.name}: nothing was ever deployed to {device.folder}")
+    with locked(device, options.wait_seconds, tell):
+        version_list = versions.list_versions(device)
+        target = version_list.find(name) if name is not None else version_list.rollback_version
+        if target is None:
+            raise InputError(f"{device.name}: no version ran in {device.folder} before {version_list.current or 'any'}")
+        versions.verify_version(device, target.name)
+        versions.switch(device, target.name)
+        if name is None and version_list.current is not None:
+            versions.withdraw(device, version_list.current)
+    return Deployment(target.name, True, version_list.current, None)

@@ -1,0 +1,167 @@
+"""What was deployed as tables and JSON: `edgepipe deploy`."""
+
+import json
+from typing import Any
+
+from edgepipe.commands.deploy import DeviceListing, FleetDeployment
+from edgepipe.core.metric import Finding, Metric, Verdict
+from edgepipe.deploy.fleet import DeviceOutcome
+from edgepipe.deploy.health_check import HealthReport
+from edgepipe.render.report_tables import TextTable, findings_tables, judgement_text, metrics_table
+
+SCHEMA = "edgepipe.deploy/1"
+
+
+def tables(fleet: FleetDeployment) -> list[TextTable]:
+    """How each device came out, what was measured there, limits, and what speaks against the model."""
+    health_reports = [o.deployment.health for o in fleet.outcomes if o.deployment and o.deployment.health]
+    all_tables = [
+        _outcome_table(fleet),
+        _golden_table(fleet),
+        metrics_table("Measured there", [metric for health in health_reports for metric in health.metrics]),
+        _limits_table([verdict for health in health_reports for verdict in health.verdicts]),
+        *findings_tables([finding for health in health_reports for finding in health.findings]),
+    ]
+    return [table for table in all_tables if table.rows]
+
+
+def notes(fleet: FleetDeployment) -> tuple[str, ...]:
+    """What a user should know besides, with the device."""
+    device_notes = [
+        f"{outcome.url.name}: {note}"
+        for outcome in fleet.outcomes
+        if outcome.deployment and outcome.deployment.health
+        for note in outcome.deployment.health.notes
+    ]
+    return (*fleet.notes, *device_notes)
+
+
+def _outcome_table(fleet: FleetDeployment) -> TextTable:
+    rows = tuple((str(o.url), _status(o), _version_text(o), _previous_text(o), _detail(o)) for o in fleet.outcomes)
+    return TextTable(f"Deployment of {fleet.source}", ("device", "status", "version", "before", "details"), rows)
+
+
+def _status(outcome: DeviceOutcome) -> str:
+    if outcome.skipped:
+        return "skipped"
+    if outcome.deployment is None:
+        return "failed"
+    if outcome.deployment.version is None:
+        return "refused"
+    return "deployed" if outcome.deployment.switched else "staged"
+
+
+def _version_text(outcome: DeviceOutcome) -> str:
+    return (outcome.deployment.version or "") if outcome.deployment else ""
+
+
+def _previous_text(outcome: DeviceOutcome) -> str:
+    return (outcome.deployment.previous or "") if outcome.deployment else ""
+
+
+def _detail(outcome: DeviceOutcome) -> str:
+    if outcome.deployment is None:
+        return str(outcome.error or outcome.skipped)
+    if outcome.deployment.removed:
+        return f"removed: {', '.join(outcome.deployment.removed)}"
+    if outcome.deployment.version is None:
+        return "it failed its proof there, and what ran before still runs"
+    return ""
+
+
+def _golden_table(fleet: FleetDeployment) -> TextTable:
+    rows = tuple(
+        (o.url.name, _host_text(o.deployment.health), o.deployment.health.parity.text())
+        for o in fleet.outcomes
+        if o.deployment and o.deployment.health and o.deployment.health.parity
+    )
+    golden_text = f"{fleet.golden.provenance}; allowed: {fleet.golden.tolerance.text()}" if fleet.golden else ""
+    return TextTable(f"Golden vectors: {golden_text}", ("device", "what ran them", "differences"), rows)
+
+
+def _host_text(health: HealthReport) -> str:
+    runtime = health.document.runtime
+    runtime_text = f", {runtime.package} {runtime.version}" if runtime else ""
+    return f"{health.document.host.text()}{runtime_text}"
+
+
+def _limits_table(verdicts: list[Verdict]) -> TextTable:
+    rows = tuple((v.limit.text(), v.metric.text() if v.metric else "", judgement_text(v), v.reason) for v in verdicts)
+    return TextTable("Limits", ("limit", "value", "verdict", "reason"), rows, frozenset({1}))
+
+
+def document(fleet: FleetDeployment) -> str:
+    """The same as one JSON document."""
+    golden = fleet.golden
+    body = {
+        "schema": SCHEMA,
+        "source": fleet.source,
+        "golden": None
+        if golden is None
+        else {"count": golden.count, "provenance": golden.provenance, "tolerance": golden.tolerance.model_dump()},
+        "devices": [_outcome_record(outcome) for outcome in fleet.outcomes],
+        "notes": list(notes(fleet)),
+    }
+    return json.dumps(body, indent=2)
+
+
+def _outcome_record(outcome: DeviceOutcome) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "device": str(outcome.url),
+        "status": _status(outcome),
+        "version": _version_text(outcome) or None,
+        "previous": _previous_text(outcome) or None,
+        "error": str(outcome.error or outcome.skipped) or None,
+    }
+    health = outcome.deployment.health if outcome.deployment else None
+    return {**record, "health": _health_record(health) if health else None}
+
+
+def _health_record(health: HealthReport) -> dict[str, Any]:
+    def dump(records: "tuple[Metric | Finding | Verdict, ...]") -> list[dict[str, Any]]:
+        return [record.model_dump(mode="json") for record in records]
+
+    return {
+        "host": {**health.document.host.model_dump(), "digest": health.document.host.digest},
+        "runtime": health.document.runtime.model_dump() if health.document.runtime else None,
+        "parity": health.parity.model_dump(mode="json") if health.parity else None,
+        "metrics": dump(health.metrics),
+        "findings": dump(health.findings),
+        "verdicts": dump(health.verdicts),
+        "notes": list(health.notes),
+    }
+
+
+def listing_tables(listing: DeviceListing) -> list[TextTable]:
+    """The versions on one device, newest last."""
+    rows = tuple(
+        (
+            v.version.name,
+            "runs" if v.is_current else "has run" if v.version.activated else "staged",
+            v.manifest.model,
+            v.manifest.created,
+            v.manifest.evidence,
+        )
+        for v in listing.versions
+    )
+    return [TextTable(str(listing.url), ("version", "state", "model", "created", "golden vectors"), rows)]
+
+
+def listing_document(listings: list[DeviceListing]) -> str:
+    """The same as one JSON document."""
+    devices = [
+        {
+            "device": str(listing.url),
+            "versions": [
+                {
+                    "name": v.version.name,
+                    "current": v.is_current,
+                    "activated": v.version.activated,
+                    **v.manifest.model_dump(),
+                }
+                for v in listing.versions
+            ],
+        }
+        for listing in listings
+    ]
+    return json.dumps({"schema": "edgepipe.versions/1", "devices": devices}, indent=2)
