@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from deploy_models import classifier
-from deploying import deploy_once, open_device, package, recorded_python, running_version
+from deploying import deploy_once, open_device, package, printed_by_runner, recorded_python, running_version
 from ssh_server import Sshd
 from tcp_proxy import forwarding
 
@@ -47,18 +47,8 @@ class Interrupted:
 def interrupted(board: Sshd, packages: tuple[Package, Package], tmp_path: Path) -> Interrupted:
     folder, (old, new) = tmp_path / "app", packages
     deploy_once(board.url(folder), old)
-    printed = _run_there(board.url(folder), new)
+    printed = printed_by_runner(board.url(folder), new)
     return Interrupted(board, folder, recorded_python(tmp_path / "bin", printed), running_version(folder), new)
-
-
-def _run_there(url: str, content: Package) -> str:
-    """What the runner prints for a package, without a deployment."""
-    device = open_device(url)
-    for name, data in content.files.items():
-        device.run('mkdir -p trial && cat > "trial/$1"', name, input_bytes=data)
-    result = device.run("cd trial && python3 runner.py model.tflite --golden golden.npz --runs 3")
-    device.transport.close()
-    return result.output
 
 
 def _bytes_of_a_deployment(case: Interrupted) -> int:
