@@ -48,6 +48,25 @@ class DeviceOutcome:
         return ExitCode.NOT_MET if health and not health.healthy else ExitCode.SUCCESS
 
     @property
+    def status(self) -> str:
+        """One word: deployed, staged, refused, failed or skipped."""
+        if self.deployment is None:
+            return "skipped" if self.skipped else "failed"
+        if self.deployment.version is None:
+            return "refused"
+        return "deployed" if self.deployment.switched else "staged"
+
+    @property
+    def version(self) -> str | None:
+        """The version that was staged or switched to."""
+        return self.deployment.version if self.deployment else None
+
+    @property
+    def previous(self) -> str | None:
+        """The version that ran before."""
+        return self.deployment.previous if self.deployment else None
+
+    @property
     def failed(self) -> bool:
         """Whether it was tried and does not run what it should."""
         return self.exit_code is not ExitCode.SUCCESS

@@ -71,6 +71,8 @@ def run(pipeline: Pipeline, cache: Cache, progress: Progress) -> Run:
 
 def _run_step(pipeline_run: Run, step: Step, key: str, number: int) -> StepResult:
     step_count = len(pipeline_run.pipeline.steps)
+    if step.stage.always_runs:
+        pipeline_run.cache.discard(key)
     cached_artifact, notes = _find_cached(pipeline_run, key)
     if cached_artifact is not None:
         pipeline_run.progress.stage(step.name, number, step_count, "cached")
@@ -191,6 +193,7 @@ def _build_context(pipeline_run: Run, step: Step, artifact: Artifact | None, fol
         task_if_any=_load_task(pipeline_run),
         allow_code=pipeline.source.allow_code,
         earlier_artifacts=pipeline_run.earlier_artifacts,
+        earlier_outcomes={r.step.name: r.stored_artifact.entry.outcome for r in pipeline_run.step_results},
         cache=pipeline_run.cache,
     )
 

@@ -37,26 +37,8 @@ def notes(fleet: FleetDeployment) -> tuple[str, ...]:
 
 
 def _outcome_table(fleet: FleetDeployment) -> TextTable:
-    rows = tuple((str(o.url), _status(o), _version_text(o), _previous_text(o), _detail(o)) for o in fleet.outcomes)
+    rows = tuple((str(o.url), o.status, o.version or "", o.previous or "", _detail(o)) for o in fleet.outcomes)
     return TextTable(f"Deployment of {fleet.source}", ("device", "status", "version", "before", "details"), rows)
-
-
-def _status(outcome: DeviceOutcome) -> str:
-    if outcome.skipped:
-        return "skipped"
-    if outcome.deployment is None:
-        return "failed"
-    if outcome.deployment.version is None:
-        return "refused"
-    return "deployed" if outcome.deployment.switched else "staged"
-
-
-def _version_text(outcome: DeviceOutcome) -> str:
-    return (outcome.deployment.version or "") if outcome.deployment else ""
-
-
-def _previous_text(outcome: DeviceOutcome) -> str:
-    return (outcome.deployment.previous or "") if outcome.deployment else ""
 
 
 def _detail(outcome: DeviceOutcome) -> str:
@@ -108,9 +90,9 @@ def document(fleet: FleetDeployment) -> str:
 def _outcome_record(outcome: DeviceOutcome) -> dict[str, Any]:
     record: dict[str, Any] = {
         "device": str(outcome.url),
-        "status": _status(outcome),
-        "version": _version_text(outcome) or None,
-        "previous": _previous_text(outcome) or None,
+        "status": outcome.status,
+        "version": outcome.version,
+        "previous": outcome.previous,
         "error": str(outcome.error or outcome.skipped) or None,
     }
     health = outcome.deployment.health if outcome.deployment else None
