@@ -1,9 +1,10 @@
 """edgepipe: turns a Keras model into a proven, fully integer TFLite model for a small device, from one YAML file.
 
 The commands as functions: `run`, `check`, `convert`, `verify`, `inspect`, `profile`, `sensitivity`, `footprint`,
-`describe_data`, `calibrate`, `fit_device`, `load_report`, `deploy_model`, `switch_version`, `list_versions`. What a
-`task: module:function` returns: `Task` of `Measure`. What a stage of one's own is made of: `Stage` or `TrainingStage`,
-`StageContext`, `PipelineInfo`, `Artifact`, `ArtifactKind`, `Outcome`. Importing this imports nothing heavy.
+`describe_data`, `calibrate`, `fit_device`, `load_report`, `deploy_model`, `switch_version`, `list_versions`, `measure`.
+What a `task: module:function` returns: `Task` of `Measure`. What a stage of one's own is made of: `Stage` or
+`TrainingStage`, `StageContext`, `PipelineInfo`, `Artifact`, `ArtifactKind`, `Outcome`. Importing this imports nothing
+heavy.
 """
 
 import importlib
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         inspect,
         list_versions,
         load_report,
+        measure,
         profile,
         run,
         sensitivity,
@@ -58,6 +60,7 @@ __all__ = [
     "inspect",
     "list_versions",
     "load_report",
+    "measure",
     "profile",
     "run",
     "sensitivity",

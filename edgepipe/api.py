@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgepipe.commands.dataset import DatasetSummary
     from edgepipe.commands.deploy import DeviceListing, FleetDeployment
     from edgepipe.commands.footprint import Footprint
+    from edgepipe.commands.measure import DeviceMeasurement
     from edgepipe.commands.profile import ModelProfile
     from edgepipe.commands.sensitivity import SensitivityReport
     from edgepipe.commands.verify import Verification
@@ -350,21 +351,40 @@ def fit_device(
     return fit_result
 
 
-def profile(model: StrPath, *, devices: Collection[str] = (), cache_dir: StrPath | None = None) -> "ModelProfile":
+def profile(
+    model: StrPath,
+    *,
+    devices: Collection[str] = (),
+    cache_dir: StrPath | None = None,
+    on: str | None = None,
+    python: str = "python3",
+    accept_new_host_key: bool = False,
+) -> "ModelProfile":
     """Latency, RAM and flash of a .tflite on devices, and where each operator runs; no TensorFlow.
 
     Args:
         model: the .tflite.
         devices: names or paths of profiles; none for all that come with edgepipe.
         cache_dir: the folder of Vela's results; None for `$EDGEPIPE_CACHE_DIR`, else `~/.cache/edgepipe`.
+        on: the address of a board of the only device, where latency and memory are measured; None to measure nowhere.
+        python: the interpreter on that board.
+        accept_new_host_key: trust a host that is met for the first time.
 
     Raises:
-        InputError: no .tflite, a damaged one, or an unknown device.
+        InputError: no .tflite, a damaged one, an unknown device, or `on` without exactly one device.
+        ToolError: the board cannot be reached or used.
     """
     from edgepipe.commands import profile as profiling
     from edgepipe.core.cache import Cache
+    from edgepipe.core.errors import InputError
 
-    return profiling.profile_model(Path(model), devices, Cache(Path(cache_dir)) if cache_dir is not None else None)
+    cache, health = Cache(Path(cache_dir)) if cache_dir is not None else None, None
+    if on is not None:
+        if len(devices) != 1:
+            raise InputError(f"--on measures on the board of one device; name it with --device, found {len(devices)}")
+        (device,) = devices
+        health = measure(model, on, device=device, python=python, accept_new_host_key=accept_new_host_key).health
+    return profiling.profile_model(Path(model), devices, cache, measured=health)
 
 
 def footprint(
@@ -461,32 +481,80 @@ def deploy_model(
             happens on a device is in the outcome of that device.
     """
     from edgepipe.commands import deploy as command
-    from edgepipe.core import budget
-    from edgepipe.core.errors import InputError
     from edgepipe.core.progress import SilentProgress
     from edgepipe.deploy import board_check
     from edgepipe.deploy.backends import ConnectionOptions
     from edgepipe.deploy.deployment import DeploymentOptions
     from edgepipe.deploy.fleet import FleetOptions
-    from edgepipe.deploy.health_check import MeasurementOptions
-    from edgepipe.devices import device_profile
+    from edgepipe.deploy.golden_vectors import GoldenOptions
+    from edgepipe.deploy.health_check import MeasurementOptions, parse_limits
 
-    profile = device_profile.load(device, Path.cwd()) if device is not None else None
-    if profile is not None:
-        board_check.check_deployable(profile)
-    checked_limits = budget.parse_max_options(tuple(limits))
-    if other_names := sorted({limit.metric for limit in checked_limits} - {"latency", "ram"}):
-        raise InputError(
-            f"{other_names[0]}: only latency and ram are measured on a device; `edgepipe verify` checks it"
-        )
     options = DeploymentOptions(
-        stage_only=stage_only, keep=keep, wait_seconds=wait, install=install, profile=profile,
-        limits=tuple(checked_limits), measurement=MeasurementOptions(threads=threads),
+        stage_only=stage_only, keep=keep, wait_seconds=wait, install=install, limits=parse_limits(limits),
+        profile=board_check.load_board(device, Path.cwd()), measurement=MeasurementOptions(threads=threads),
     )  # fmt: skip
-    golden_options = command.GoldenOptions(_read_samples(data), samples, tolerance)
+    golden_options = GoldenOptions(_read_samples(data), samples, tolerance)
     return command.deploy(
         _find_tflite(Path(model)), to, golden_options, options, ConnectionOptions(python, accept_new_host_key),
         FleetOptions(canary, parallel, max_failures), (progress or SilentProgress()).note,
+    )  # fmt: skip
+
+
+def measure(
+    model: StrPath,
+    on: str,
+    *,
+    data: "StrPath | Arrays | None" = None,
+    samples: int = 200,
+    tolerance: int | None = None,
+    limits: Iterable[str] = (),
+    device: str | None = None,
+    threads: int = 1,
+    runs: int = 50,
+    wait: float = 120.0,
+    python: str = "python3",
+    install: bool = False,
+    accept_new_host_key: bool = False,
+    progress: "Progress | None" = None,
+) -> "DeviceMeasurement":
+    """Measure a .tflite on a device without deploying it: latency, memory, and how far its outputs differ.
+
+    Args:
+        model: a .tflite, or the folder or report.json of a run, whose last .tflite is taken.
+        on: the address of the device.
+        data: as in `deploy_model`.
+        samples: as in `deploy_model`.
+        tolerance: as in `deploy_model`.
+        limits: as in `deploy_model`.
+        device: as in `deploy_model`.
+        threads: of the interpreter.
+        runs: timed calls.
+        wait: as in `deploy_model`.
+        python: as in `deploy_model`.
+        install: as in `deploy_model`.
+        accept_new_host_key: as in `deploy_model`.
+        progress: as in `deploy_model`.
+
+    Raises:
+        InputError: no .tflite, one that does not run here, samples that do not fit, or a malformed address.
+        ToolError: the device cannot be reached or used.
+    """
+    from edgepipe.commands import measure as command
+    from edgepipe.core.progress import SilentProgress
+    from edgepipe.deploy import board_check
+    from edgepipe.deploy.backends import ConnectionOptions
+    from edgepipe.deploy.deployment import DeploymentOptions
+    from edgepipe.deploy.golden_vectors import GoldenOptions
+    from edgepipe.deploy.health_check import MeasurementOptions, parse_limits
+
+    options = DeploymentOptions(
+        wait_seconds=wait, install=install, limits=parse_limits(limits),
+        profile=board_check.load_board(device, Path.cwd()), measurement=MeasurementOptions(threads, runs),
+    )  # fmt: skip
+    golden_options = GoldenOptions(_read_samples(data), samples, tolerance)
+    return command.measure(
+        _find_tflite(Path(model)), on, golden_options, options, ConnectionOptions(python, accept_new_host_key),
+        (progress or SilentProgress()).note,
     )  # fmt: skip
 
 

@@ -63,6 +63,35 @@ CACHE_DIR = click.option(
     type=click.Path(file_okay=False),
     help="Where results are cached; default: $EDGEPIPE_CACHE_DIR, else ~/.cache/edgepipe.",
 )
+GOLDEN_DATA = click.option(
+    "--data", type=click.Path(), help="Inputs of the golden vectors, .npy or .npz; default: random numbers."
+)
+GOLDEN_SAMPLES = click.option(
+    "--samples", type=click.IntRange(1), default=200, show_default=True, help="The most golden vectors."
+)
+TOLERANCE = click.option(
+    "--tolerance", type=click.IntRange(0), metavar="LSB",
+    help="The largest difference that passes; default: twice what this machine's own kernels differ.",
+)  # fmt: skip
+DEVICE_LIMITS = click.option(
+    "--max", "limits", multiple=True, metavar="METRIC=LIMIT",
+    help="What the device must meet, such as latency=20ms or ram=64MiB; repeatable.",
+)  # fmt: skip
+BOARD = click.option("--device", help="Profile of the board, by name or path; default: none.")
+INTERPRETER_THREADS = click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the interpreter."
+)
+LOCK_WAIT = click.option(
+    "--wait", type=click.FloatRange(0), default=120, show_default=True, metavar="SECONDS",
+    help="How long to wait for a device that another deployment works on.",
+)  # fmt: skip
+DEVICE_PYTHON = click.option("--python", default="python3", show_default=True, help="The Python on the device.")
+INSTALL_RUNTIME = click.option(
+    "--install", is_flag=True, help="Install the runtime there, into a virtual environment of the folder."
+)
+ACCEPT_NEW_HOST_KEY = click.option(
+    "--accept-new-host-key", is_flag=True, help="Trust a host that is met for the first time."
+)
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
@@ -359,12 +388,16 @@ def inspect(model: str, runs: bool, as_json: bool) -> None:
     is_flag=True,
     help="List every operator on each device; default: only those with a problem.",
 )
+@click.option("--on", "url", metavar="URL", help="A board of that device, where latency and memory are measured.")
+@DEVICE_PYTHON
+@ACCEPT_NEW_HOST_KEY
 @CACHE_DIR
 @click.option("--quiet", is_flag=True, help="Do not print the elapsed time on stderr.")
 @JSON
 def profile(
-    model: str, devices: tuple[str, ...], operators: bool, cache_dir: str | None, quiet: bool, as_json: bool
-) -> None:
+    model: str, devices: tuple[str, ...], operators: bool, url: str | None, python: str, accept_new_host_key: bool,
+    cache_dir: str | None, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Show what a .tflite costs on devices before it is flashed: latency, RAM, flash, where each operator runs.
 
     Every number says how it was obtained. Broken rules are listed; `verify` also exits with 3 for them.
@@ -372,7 +405,9 @@ def profile(
     from edgepipe import api
     from edgepipe.render import profile as renderer
 
-    model_profile = api.profile(model, devices=devices, cache_dir=cache_dir)
+    model_profile = api.profile(
+        model, devices=devices, cache_dir=cache_dir, on=url, python=python, accept_new_host_key=accept_new_host_key
+    )
     if as_json:
         return click.echo(renderer.document(model_profile))
     from edgepipe.render.terminal import show_tables
@@ -444,18 +479,12 @@ def verify(
 @click.option("--switch", "version", metavar="VERSION", help="Switch to a version that is on the device.")
 @click.option("--list", "lists", is_flag=True, help="List the versions on the devices.")
 @click.option("--stage-only", is_flag=True, help="Stage and prove the model, but do not switch to it.")
-@click.option("--data", type=click.Path(), help="Inputs of the golden vectors, .npy or .npz; default: random numbers.")
-@click.option("--samples", type=click.IntRange(1), default=200, show_default=True, help="The most golden vectors.")
-@click.option(
-    "--tolerance", type=click.IntRange(0), metavar="LSB",
-    help="The largest difference that passes; default: twice what this machine's own kernels differ.",
-)  # fmt: skip
-@click.option(
-    "--max", "limits", multiple=True, metavar="METRIC=LIMIT",
-    help="What the device must meet before it switches, such as latency=20ms or ram=64MiB; repeatable.",
-)  # fmt: skip
-@click.option("--device", help="Profile of the boards, by name or path; default: none.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the interpreter.")
+@GOLDEN_DATA
+@GOLDEN_SAMPLES
+@TOLERANCE
+@DEVICE_LIMITS
+@BOARD
+@INTERPRETER_THREADS
 @click.option(
     "--keep", type=click.IntRange(1), default=5, show_default=True, help="Complete versions that stay on a device."
 )
@@ -468,13 +497,10 @@ def verify(
     "--max-failures", type=click.FloatRange(0, 100), default=20, show_default=True, metavar="PERCENT",
     help="Share of the devices that may fail before no further one is begun.",
 )  # fmt: skip
-@click.option(
-    "--wait", type=click.FloatRange(0), default=120, show_default=True, metavar="SECONDS",
-    help="How long to wait for a device that another deployment works on.",
-)  # fmt: skip
-@click.option("--python", default="python3", show_default=True, help="The Python on the devices.")
-@click.option("--install", is_flag=True, help="Install the runtime there, into a virtual environment of the folder.")
-@click.option("--accept-new-host-key", is_flag=True, help="Trust hosts that are met for the first time.")
+@LOCK_WAIT
+@DEVICE_PYTHON
+@INSTALL_RUNTIME
+@ACCEPT_NEW_HOST_KEY
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @JSON
 def deploy(
@@ -518,6 +544,50 @@ def deploy(
         show_tables(renderer.tables(fleet))
         _print_notes(renderer.notes(fleet))
     return _exit_with(fleet.exit_code)
+
+
+@cli.command(short_help="Measure a .tflite on a device.")
+@click.argument("model", metavar="MODEL|RUN", type=click.Path())
+@click.option("--on", "url", metavar="URL", required=True, help="The device, such as ssh://pi@raspberrypi.")
+@GOLDEN_DATA
+@GOLDEN_SAMPLES
+@TOLERANCE
+@DEVICE_LIMITS
+@BOARD
+@INTERPRETER_THREADS
+@click.option(
+    "--runs", type=click.IntRange(1), default=50, show_default=True, help="Timed runs; more if they are short."
+)
+@LOCK_WAIT
+@DEVICE_PYTHON
+@INSTALL_RUNTIME
+@ACCEPT_NEW_HOST_KEY
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@JSON
+def measure(
+    model: str, url: str, data: str | None, samples: int, tolerance: int | None, limits: tuple[str, ...],
+    device: str | None, threads: int, runs: int, wait: float, python: str, install: bool, accept_new_host_key: bool,
+    quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure a .tflite on a device without deploying it: latency, memory, and how far its outputs differ from here."""
+    from edgepipe import api
+    from edgepipe.core.progress import show_progress
+    from edgepipe.render import measure as renderer
+
+    with show_progress(quiet) as progress:
+        measured = api.measure(
+            model, url, data=data, samples=samples, tolerance=tolerance, limits=limits, device=device,
+            threads=threads, runs=runs, wait=wait, python=python, install=install,
+            accept_new_host_key=accept_new_host_key, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        click.echo(renderer.document(measured))
+    else:
+        from edgepipe.render.terminal import show_tables
+
+        show_tables(renderer.tables(measured))
+        _print_notes((*measured.golden.notes, *measured.health.notes))
+    return _exit_if_not_met(measured.health.healthy)
 
 
 def _check_deploy_actions(actions: "dict[str, object]") -> None:

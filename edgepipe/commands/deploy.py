@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgepipe.core.arrays import Arrays
 from edgepipe.core.errors import EdgepipeError, ExitCode
 from edgepipe.deploy import deployment, versions
 from edgepipe.deploy.backends import ConnectionOptions, connect
 from edgepipe.deploy.deployment import DeploymentOptions, Package
 from edgepipe.deploy.fleet import DeviceOutcome, FleetOptions, work_on_all, worst_exit_code
-from edgepipe.deploy.golden_vectors import DEFAULT_SAMPLES, GoldenVectors, build_golden_vectors
+from edgepipe.deploy.golden_vectors import GoldenOptions, GoldenVectors, build_golden_vectors
 from edgepipe.deploy.target_url import TargetUrl, parse_url
 from edgepipe.deploy.versions import Manifest, Version
 from edgepipe.tflite import reader
@@ -53,15 +52,6 @@ class DeviceListing:
     versions: tuple[ListedVersion, ...]
 
 
-@dataclass(frozen=True)
-class GoldenOptions:
-    """Where the golden vectors come from, how many, and the largest difference in LSB that passes."""
-
-    samples: Arrays | None = None
-    max_samples: int = DEFAULT_SAMPLES
-    max_lsb: int | None = None
-
-
 def deploy(
     model_path: Path,
     urls: Sequence[str],
@@ -87,7 +77,7 @@ def deploy(
     """
     targets = [parse_url(url) for url in urls]
     model = reader.read(model_path)
-    golden = build_golden_vectors(model, golden_options.samples, golden_options.max_samples, golden_options.max_lsb)
+    golden = build_golden_vectors(model, golden_options)
     package = Package(model_path.name, model_path.read_bytes(), golden)
     outcomes = work_on_all(
         targets, lambda device, _: deployment.deploy(device, package, options, tell), connection, fleet, tell

@@ -1,10 +1,12 @@
 """Whether a device is the kind of board that a profile describes."""
 
 import re
+from pathlib import Path
 
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Finding
 from edgepipe.deploy.runner_document import DeviceHost
+from edgepipe.devices import device_profile
 from edgepipe.devices.device_profile import Device
 
 # what `uname -m` says where a profile has this architecture; a 64-bit board may run a 32-bit system
@@ -15,6 +17,19 @@ _MACHINES_BY_ARCHITECTURE = {
     r"x86-64": ("x86_64", "amd64"),
 }
 _MICROCONTROLLER = re.compile(r"Armv\S*-M\b|Armv7E-M|Xtensa|RV32")
+
+
+def load_board(name: str | None, base_folder: Path) -> Device | None:
+    """The profile of a board that runs a system; None without a name.
+
+    Raises:
+        InputError: no such profile, or one of a microcontroller.
+    """
+    if name is None:
+        return None
+    profile = device_profile.load(name, base_folder)
+    check_deployable(profile)
+    return profile
 
 
 def check_deployable(profile: Device) -> None:

@@ -13,13 +13,12 @@ from edgepipe.core import interrupts
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Limit
 from edgepipe.core.references import installed_version
-from edgepipe.deploy import health_check, versions
+from edgepipe.deploy import health_check, staging, versions
 from edgepipe.deploy.device import VERSIONS_FOLDER, Device
 from edgepipe.deploy.device_lock import DEFAULT_WAIT_SECONDS, locked
 from edgepipe.deploy.device_runtime import prepare_runtime
 from edgepipe.deploy.golden_vectors import GoldenVectors
 from edgepipe.deploy.health_check import GOLDEN_FILE, RUNNER_FILE, HealthReport, MeasurementOptions
-from edgepipe.deploy.transport import DeviceError
 from edgepipe.deploy.versions import (
     DIGEST_CHARACTERS,
     MANIFEST_FILE,
@@ -31,7 +30,6 @@ from edgepipe.deploy.versions import (
 from edgepipe.devices.device_profile import Device as DeviceProfile
 
 DEFAULT_KEEP = 5
-SPARE_BYTES = 1 << 20  # besides the files themselves: folders, and what the file system rounds up
 
 
 @dataclass(frozen=True)
@@ -96,9 +94,7 @@ def deploy(device: Device, package: Package, options: DeploymentOptions, tell: C
         name = f"{version_list.next_number:04d}-{sha256(package.content).hexdigest()[:DIGEST_CHARACTERS]}"
         part = f"{VERSIONS_FOLDER}/{name}{PART_SUFFIX}"
         files = package.files
-        _check_space(device, files)
-        _push(device, part, files)
-        versions.check_digests(device, part, _digests(files))
+        staging.push(device, part, files)
         prepare_runtime(device, options.install, tell)
         document = health_check.run_on_device(device, part, options.measurement, MODEL_FILE)
         health = health_check.check_health(document, package.golden, options.limits, device.name, options.profile)
@@ -113,39 +109,13 @@ def deploy(device: Device, package: Package, options: DeploymentOptions, tell: C
         return Deployment(name, True, version_list.current, health, versions.prune(device, options.keep))
 
 
-def _check_space(device: Device, files: dict[str, bytes]) -> None:
-    """Refuse early what the disk cannot hold; where it does not say, the upload finds out."""
-    result = device.run("df -Pk . | tail -n 1")
-    fields = result.output.split()
-    free_text = fields[3] if result.status == 0 and len(fields) >= 6 else ""
-    needed = sum(map(len, files.values())) + SPARE_BYTES
-    if free_text.isdigit() and int(free_text) * 1024 < needed:
-        raise DeviceError(
-            f"{device.name}: the disk of {device.folder} has {int(free_text):,} KiB free, and {needed // 1024:,} KiB "
-            "are needed; free some space or deploy to another folder"
-        )
-
-
-def _push(device: Device, folder: str, files: dict[str, bytes]) -> None:
-    """Write the files into a new folder, durably."""
-    device.change("cannot create a folder", 'mkdir "$1"', folder)
-    for name, content in files.items():
-        interrupts.check()
-        device.put(f"{folder}/{name}", content)
-    device.make_durable(*(f"{folder}/{name}" for name in files), folder)
-
-
-def _digests(files: dict[str, bytes]) -> dict[str, str]:
-    return {name: sha256(content).hexdigest() for name, content in files.items()}
-
-
 def _build_manifest(package: Package, files: dict[str, bytes], health: HealthReport) -> bytes:
     parity_text = health.parity.text() if health.parity else ""
     manifest = Manifest(
         model=package.source,
         created=versions.format_now(),
         edgepipe=installed_version("edgepipe"),
-        digests=_digests(files),
+        digests=staging.compute_digests(files),
         evidence=f"{package.golden.provenance}: {parity_text}",
     )
     return (json.dumps({"schema": MANIFEST_SCHEMA, **manifest.model_dump()}, indent=2) + "\n").encode()

@@ -157,10 +157,10 @@ def _parse_frame(name: str, mark: str, output: bytes) -> CommandResult:
     start, begin, answer = output.partition(f"\n{mark}\n".encode())
     if not begin:
         raise _frame_error(name, start)
-    body, end, status = answer.rpartition(f"\n{mark} ".encode())
-    if not end or not status.strip().isdigit():
+    end = re.search(rf"\n{mark} (\d+)\n".encode(), answer)  # a shell may report a crashed command after it
+    if end is None:
         raise LostConnectionError(f"{name}: the connection was lost in the middle of a command")
-    return CommandResult(int(status), body.decode(errors="replace"))
+    return CommandResult(int(end[1]), answer[: end.start()].decode(errors="replace"))
 
 
 def _frame_error(name: str, output: bytes) -> DeviceError:

@@ -74,6 +74,10 @@ class GoldenVectors:
         """How many calls there are."""
         return len(self.calls[0])
 
+    def record(self) -> dict[str, Any]:
+        """As JSON documents show them."""
+        return {"count": self.count, "provenance": self.provenance, "tolerance": self.tolerance.model_dump()}
+
     def to_bytes(self) -> bytes:
         """The inputs as the .npz that the runner reads."""
         buffer = io.BytesIO()
@@ -90,29 +94,35 @@ class GoldenVectors:
         return _compare(self.model, self.expected, outputs)
 
 
-def build_golden_vectors(
-    model: Model, samples: Arrays | None, max_samples: int = DEFAULT_SAMPLES, max_lsb: int | None = None
-) -> GoldenVectors:
-    """Golden vectors of `samples`, or of random numbers where there are none.
+@dataclass(frozen=True)
+class GoldenOptions:
+    """What golden vectors are made of.
 
-    Args:
-        model: the model to deploy, which is run here by the reference and by the optimized kernels.
-        samples: as the model takes them; of a streaming model whole sequences.
-        max_samples: the most calls; fewer where inputs or outputs are large.
-        max_lsb: the stated limit; None derives it from this machine's own kernels.
+    `samples` are as the model takes them, of a streaming model whole sequences; None for random numbers. At most
+    `max_samples` calls are made, fewer where inputs or outputs are large. `max_lsb` is the largest difference that
+    passes; None derives it from this machine's own kernels.
+    """
+
+    samples: Arrays | None = None
+    max_samples: int = DEFAULT_SAMPLES
+    max_lsb: int | None = None
+
+
+def build_golden_vectors(model: Model, options: GoldenOptions) -> GoldenVectors:
+    """Golden vectors of `model`, which is run here by the reference and by the optimized kernels.
 
     Raises:
         InputError: samples that do not fit, or a model that does not run here.
     """
     interpreter.check_runs(model.path, Runtime.REFERENCE)
     interpreter.check_runs(model.path, Runtime.XNNPACK)
-    calls, provenance = _build_calls(model, samples, max_samples)
+    calls, provenance = _build_calls(model, options.samples, options.max_samples)
     reference = Session(model, Runtime.REFERENCE, threads=1)
     count, notes = _affordable_count(reference, calls)
     calls = [array[:count] for array in calls]
     expected = _run_calls(reference, calls)
     optimized = _run_calls(Session(model, Runtime.XNNPACK, threads=1), calls)
-    tolerance = _tolerance(_compare(model, expected, optimized), expected, max_lsb)
+    tolerance = _tolerance(_compare(model, expected, optimized), expected, options.max_lsb)
     return GoldenVectors(model, calls, expected, tolerance, f"{plural(count, 'call')} with {provenance}", notes)
 
 

@@ -1,9 +1,10 @@
 """The proof on the device: the model loads there, computes what it computes here, and is fast enough."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
+from edgepipe.core import budget
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Evidence, Finding, Limit, Metric, Verdict, judge, unavailable_metric
 from edgepipe.core.units import Dimension, plural, show
@@ -55,6 +56,20 @@ class HealthReport:
     def healthy(self) -> bool:
         """Whether nothing speaks against switching to the model."""
         return not self.findings and all(verdict.met for verdict in self.verdicts)
+
+
+def parse_limits(texts: Iterable[str]) -> tuple[Limit, ...]:
+    """Limits such as `latency=20ms`.
+
+    Raises:
+        InputError: no limit, or one on what is not measured on a device.
+    """
+    limits = budget.parse_max_options(tuple(texts))
+    if other_names := sorted({limit.metric for limit in limits} - {"latency", "ram"}):
+        raise InputError(
+            f"{other_names[0]}: only latency and ram are measured on a device; `edgepipe verify` checks it"
+        )
+    return tuple(limits)
 
 
 def runner_source() -> bytes:

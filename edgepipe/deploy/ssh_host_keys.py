@@ -9,6 +9,7 @@ from typing import Any
 import paramiko
 
 from edgepipe.core.artifact import wrap_storage_errors
+from edgepipe.deploy.ssh_settings import SshSettings
 from edgepipe.deploy.transport import DeviceError
 
 REVOKED_MARK = "@revoked"
@@ -17,13 +18,13 @@ REVOKED_MARK = "@revoked"
 class StrictPolicy(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # paramiko is not typed
     """Refuses a host that is not known, or on request remembers it."""
 
-    def __init__(self, name: str, known_hosts: tuple[Path, ...], accepts_new: bool) -> None:
-        self.name, self.known_hosts, self.accepts_new = name, known_hosts, accepts_new
+    def __init__(self, name: str, settings: SshSettings, accepts_new: bool) -> None:
+        self.name, self.settings, self.accepts_new = name, settings, accepts_new
         self.note = ""
 
     def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
         """Called by paramiko for a host that has no key in any of the files, before anything is sent to it."""
-        if key.get_base64() in _revoked_keys(self.name, self.known_hosts):
+        if key.get_base64() in _revoked_keys(self.name, self.settings.known_hosts):
             raise DeviceError(
                 f"{self.name}: its host key {fingerprint(key)} is marked as revoked in a file of known hosts"
             )
@@ -33,8 +34,9 @@ class StrictPolicy(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # para
                 "(`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` there), then connect once with `ssh`, or add "
                 "--accept-new-host-key"
             )
-        _remember(self.known_hosts[0], hostname, key)
-        self.note = f"{self.name}: accepted its host key {fingerprint(key)}, and added it to {self.known_hosts[0]}"
+        file = self.settings.known_hosts[0]
+        _remember(file, self.settings.host_key_name, key)
+        self.note = f"{self.name}: accepted its host key {fingerprint(key)}, and added it to {file}"
 
 
 def fingerprint(key: Any) -> str:
@@ -52,8 +54,8 @@ def changed_key_error(name: str, error: paramiko.BadHostKeyException, files: tup
     )
 
 
-def load_known_hosts(client: paramiko.SSHClient, name: str, files: tuple[Path, ...]) -> list[str]:
-    """Load the keys of all files that exist; notes on lines that cannot be read.
+def load_known_hosts(client: paramiko.SSHClient, name: str, settings: SshSettings) -> list[str]:
+    """Give `client` the known keys of the host, by whatever name it is listed; notes on lines that cannot be read.
 
     Not by paramiko's own reader, which gives up on a file with `@revoked` or `@cert-authority` in it.
 
@@ -61,8 +63,9 @@ def load_known_hosts(client: paramiko.SSHClient, name: str, files: tuple[Path, .
         DeviceError: a file cannot be read.
     """
     notes: list[str] = []
-    revoked_keys = _revoked_keys(name, files)
-    for file in files:
+    known_keys = paramiko.HostKeys()
+    revoked_keys = _revoked_keys(name, settings.known_hosts)
+    for file in settings.known_hosts:
         for number, line in enumerate(_read_lines(name, file), 1):
             if not line.strip() or line.startswith(("#", "@")):
                 continue
@@ -71,7 +74,9 @@ def load_known_hosts(client: paramiko.SSHClient, name: str, files: tuple[Path, .
                 notes.append(f"{name}: {file}:{number} is not a known host that can be read; it is passed over")
                 continue
             for hostname in entry.hostnames if entry.key.get_base64() not in revoked_keys else ():
-                client.get_host_keys().add(hostname, entry.key.get_name(), entry.key)
+                known_keys.add(hostname, entry.key.get_name(), entry.key)
+    for key_type, key in (known_keys.lookup(settings.host_key_name) or {}).items():
+        client.get_host_keys().add(settings.server_name, key_type, key)
     return notes
 
 

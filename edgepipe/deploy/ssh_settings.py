@@ -11,7 +11,6 @@ from edgepipe.deploy.transport import DeviceError
 SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
 SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 DEFAULT_PORT = 22
-MAX_JUMPS = 8
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,11 @@ class SshSettings:
     known_hosts: tuple[Path, ...]
     proxy_command: str | None
     jumps: tuple[str, ...]
+
+    @property
+    def server_name(self) -> str:
+        """What paramiko looks the host key up as."""
+        return self.address if self.port == DEFAULT_PORT else f"[{self.address}]:{self.port}"
 
 
 def read_settings(url: TargetUrl) -> SshSettings:

@@ -5,7 +5,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 from edgepipe.core.errors import InputError
@@ -153,43 +153,68 @@ def open_ssh(url: TargetUrl, accept_new_host_key: bool) -> SshTransport:
     except ImportError:
         raise DeviceError(f"{url.name}: ssh needs the package paramiko; {INSTALL_HINT}") from None
     logging.getLogger("paramiko").addHandler(logging.NullHandler())  # its errors arrive as exceptions too
-    settings = read_settings(url)
-    jump_clients: list[Any] = []
-    notes: list[str] = []
+    settings, route = read_settings(url), _Route(accept_new_host_key)
     try:
-        stream = _open_stream(url, settings, accept_new_host_key, jump_clients, notes)
-        client = _connect(url.name, settings, stream, accept_new_host_key, notes)
+        client = route.connect(url.name, settings, route.open_stream(url, settings, depth=0))
     except BaseException:
-        for jump_client in reversed(jump_clients):
-            jump_client.close()
+        route.close()
         raise
-    return SshTransport(url.name, client, tuple(jump_clients), tuple(notes))
+    return SshTransport(url.name, client, tuple(route.jump_clients), tuple(route.notes))
 
 
-def _open_stream(
-    url: TargetUrl, settings: SshSettings, accepts_new: bool, jump_clients: list[Any], notes: list[str]
-) -> Any:
-    """The stream to the host where the configuration has ProxyJump or ProxyCommand; None for a plain connection."""
-    import paramiko
+@dataclass
+class _Route:
+    """The way to a host: the connections to the hosts that are jumped over, and what was noticed on the way."""
 
-    if settings.jumps:
-        hops = [(jump, read_settings(_parse_jump(url, jump))) for jump in settings.jumps]
-        stream = None
-        for index, (jump, jump_settings) in enumerate(hops):
-            name = f"{url.name}: over {jump}"
-            if index == 0:
-                stream = _open_stream(_parse_jump(url, jump), jump_settings, accepts_new, jump_clients, notes)
-            _check_jump_count(url, jump_clients)
-            jump_clients.append(_connect(name, jump_settings, stream, accepts_new, notes))
-            following = hops[index + 1][1] if index + 1 < len(hops) else settings
-            stream = _tunnel(name, jump_clients[-1], following)
+    accepts_new: bool
+    jump_clients: list[Any] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def open_stream(self, url: TargetUrl, settings: SshSettings, depth: int) -> Any:
+        """The stream to a host where the configuration has ProxyJump or ProxyCommand; None for a plain connection."""
+        import paramiko
+
+        if depth > MAX_JUMPS:
+            raise DeviceError(
+                f"{url.name}: its ssh configuration jumps over {MAX_JUMPS} hosts and more; is it a circle?"
+            )
+        if not settings.jumps:
+            return paramiko.ProxyCommand(_fill_in(settings)) if settings.proxy_command else None
+        hops = [_parse_jump(url, jump) for jump in settings.jumps]
+        hop_settings = [read_settings(hop) for hop in hops]
+        stream = self.open_stream(hops[0], hop_settings[0], depth + 1)
+        for hop, own, following in zip(hops, hop_settings, [*hop_settings[1:], settings], strict=True):
+            name = f"{url.name}: over {hop.host}"
+            self.jump_clients.append(self.connect(name, own, stream))
+            stream = _tunnel(name, self.jump_clients[-1], following)
         return stream
-    return paramiko.ProxyCommand(_fill_in(settings)) if settings.proxy_command else None
 
+    def connect(self, name: str, settings: SshSettings, stream: Any) -> Any:
+        """An authenticated client, whose host key was checked."""
+        import paramiko
 
-def _check_jump_count(url: TargetUrl, jump_clients: list[Any]) -> None:
-    if len(jump_clients) >= MAX_JUMPS:
-        raise DeviceError(f"{url.name}: its ssh configuration jumps over more than {MAX_JUMPS} hosts; is it a circle?")
+        from edgepipe.deploy import ssh_host_keys
+
+        client = paramiko.SSHClient()
+        self.notes += ssh_host_keys.load_known_hosts(client, name, settings)
+        policy = ssh_host_keys.StrictPolicy(name, settings, self.accepts_new)
+        client.set_missing_host_key_policy(policy)
+        try:
+            _authenticate(name, client, settings, stream)
+            client.get_transport().set_keepalive(KEEPALIVE_SECONDS)
+        except paramiko.BadHostKeyException as error:
+            client.close()
+            raise ssh_host_keys.changed_key_error(name, error, settings.known_hosts) from None
+        except BaseException:
+            client.close()
+            raise
+        self.notes += [policy.note] if policy.note else []
+        return client
+
+    def close(self) -> None:
+        """End the connections to the hosts on the way."""
+        for client in reversed(self.jump_clients):
+            client.close()
 
 
 def _parse_jump(url: TargetUrl, jump: str) -> TargetUrl:
@@ -217,28 +242,6 @@ def _fill_in(settings: SshSettings) -> str:
     for mark, value in (("%h", settings.address), ("%p", str(settings.port)), ("%r", settings.user)):
         text = text.replace(mark, value)
     return text
-
-
-def _connect(name: str, settings: SshSettings, stream: Any, accepts_new: bool, notes: list[str]) -> Any:
-    import paramiko
-
-    from edgepipe.deploy import ssh_host_keys
-
-    client = paramiko.SSHClient()
-    notes += ssh_host_keys.load_known_hosts(client, name, settings.known_hosts)
-    policy = ssh_host_keys.StrictPolicy(name, settings.known_hosts, accepts_new)
-    client.set_missing_host_key_policy(policy)
-    try:
-        _authenticate(name, client, settings, stream)
-        client.get_transport().set_keepalive(KEEPALIVE_SECONDS)
-    except paramiko.BadHostKeyException as error:
-        client.close()
-        raise ssh_host_keys.changed_key_error(name, error, settings.known_hosts) from None
-    except BaseException:
-        client.close()
-        raise
-    notes += [policy.note] if policy.note else []
-    return client
 
 
 def _authenticate(name: str, client: Any, settings: SshSettings, stream: Any) -> None:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from edgepipe.core.errors import InputError, did_you_mean
 from edgepipe.core.metric import Record
+from edgepipe.deploy import staging
 from edgepipe.deploy.device import DURABLE, VERSIONS_FOLDER, Device
 from edgepipe.deploy.transport import DeviceError
 
@@ -198,23 +199,8 @@ def verify_version(device: Device, name: str) -> Manifest:
         DeviceError: a file is missing or differs.
     """
     manifest = read_manifest(device, name)
-    check_digests(device, f"{VERSIONS_FOLDER}/{name}", manifest.digests)
+    staging.check_digests(device, f"{VERSIONS_FOLDER}/{name}", manifest.digests)
     return manifest
-
-
-def check_digests(device: Device, folder: str, expected: dict[str, str]) -> None:
-    """Compare the digests of files as the device reads them.
-
-    Raises:
-        DeviceError: a file is missing or differs.
-    """
-    observed = device.digests(folder)
-    damaged_files = sorted(name for name, digest in expected.items() if observed.get(name) != digest)
-    if damaged_files:
-        raise DeviceError(
-            f"{device.name}: {', '.join(damaged_files)} in {folder} is not what was sent (digest differs); "
-            "the medium or the connection is faulty"
-        )
 
 
 def format_now() -> str:

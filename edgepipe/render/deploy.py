@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 from edgepipe.commands.deploy import DeviceListing, FleetDeployment
-from edgepipe.core.metric import Finding, Metric, Verdict
 from edgepipe.deploy.fleet import DeviceOutcome
 from edgepipe.deploy.health_check import HealthReport
-from edgepipe.render.report_tables import TextTable, findings_tables, judgement_text, metrics_table
+from edgepipe.render.measure import health_record
+from edgepipe.render.report_tables import TextTable, findings_tables, metrics_table, verdicts_table
 
 SCHEMA = "edgepipe.deploy/1"
 
@@ -19,7 +19,7 @@ def tables(fleet: FleetDeployment) -> list[TextTable]:
         _outcome_table(fleet),
         _golden_table(fleet),
         metrics_table("Measured there", [metric for health in health_reports for metric in health.metrics]),
-        _limits_table([verdict for health in health_reports for verdict in health.verdicts]),
+        verdicts_table("Limits", [verdict for health in health_reports for verdict in health.verdicts]),
         *findings_tables([finding for health in health_reports for finding in health.findings]),
     ]
     return [table for table in all_tables if table.rows]
@@ -67,20 +67,13 @@ def _host_text(health: HealthReport) -> str:
     return f"{health.document.host.text()}{runtime_text}"
 
 
-def _limits_table(verdicts: list[Verdict]) -> TextTable:
-    rows = tuple((v.limit.text(), v.metric.text() if v.metric else "", judgement_text(v), v.reason) for v in verdicts)
-    return TextTable("Limits", ("limit", "value", "verdict", "reason"), rows, frozenset({1}))
-
-
 def document(fleet: FleetDeployment) -> str:
     """The same as one JSON document."""
     golden = fleet.golden
     body = {
         "schema": SCHEMA,
         "source": fleet.source,
-        "golden": None
-        if golden is None
-        else {"count": golden.count, "provenance": golden.provenance, "tolerance": golden.tolerance.model_dump()},
+        "golden": golden.record() if golden is not None else None,
         "devices": [_outcome_record(outcome) for outcome in fleet.outcomes],
         "notes": list(notes(fleet)),
     }
@@ -96,22 +89,7 @@ def _outcome_record(outcome: DeviceOutcome) -> dict[str, Any]:
         "error": str(outcome.error or outcome.skipped) or None,
     }
     health = outcome.deployment.health if outcome.deployment else None
-    return {**record, "health": _health_record(health) if health else None}
-
-
-def _health_record(health: HealthReport) -> dict[str, Any]:
-    def dump(records: "tuple[Metric | Finding | Verdict, ...]") -> list[dict[str, Any]]:
-        return [record.model_dump(mode="json") for record in records]
-
-    return {
-        "host": {**health.document.host.model_dump(), "digest": health.document.host.digest},
-        "runtime": health.document.runtime.model_dump() if health.document.runtime else None,
-        "parity": health.parity.model_dump(mode="json") if health.parity else None,
-        "metrics": dump(health.metrics),
-        "findings": dump(health.findings),
-        "verdicts": dump(health.verdicts),
-        "notes": list(health.notes),
-    }
+    return {**record, "health": health_record(health) if health else None}
 
 
 def listing_tables(listing: DeviceListing) -> list[TextTable]:

@@ -15,7 +15,6 @@ from edgepipe.core.units import Dimension
 from edgepipe.data.splits import Split
 from edgepipe.deploy import board_check
 from edgepipe.deploy.target_url import parse_url
-from edgepipe.devices import device_profile
 from edgepipe.devices.device_profile import Device
 from edgepipe.stages.base import Stage
 from edgepipe.stages.context import PipelineInfo, StageContext
@@ -78,11 +77,7 @@ class Deploy(Stage):
             document.add_problem(path, str(error))
 
     def _load_profile(self, pipeline: PipelineInfo) -> Device | None:
-        if self.device is None:
-            return None
-        profile = device_profile.load(self.device, pipeline.base_folder)
-        board_check.check_deployable(profile)
-        return profile
+        return board_check.load_board(self.device, pipeline.base_folder)
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
         """Deploy, unless an earlier stage was not met.
@@ -103,12 +98,13 @@ class Deploy(Stage):
         from edgepipe.deploy.backends import ConnectionOptions
         from edgepipe.deploy.deployment import DeploymentOptions, Package, deploy
         from edgepipe.deploy.fleet import FleetOptions, work_on_all
-        from edgepipe.deploy.golden_vectors import build_golden_vectors
+        from edgepipe.deploy.golden_vectors import GoldenOptions, build_golden_vectors
         from edgepipe.deploy.health_check import MeasurementOptions
         from edgepipe.tflite import reader
 
         samples = context.splits.validation.x if context.splits is not None else None
-        golden = build_golden_vectors(reader.read(context.artifact.path), samples, self.samples, self.tolerance)
+        golden_options = GoldenOptions(samples, self.samples, self.tolerance)
+        golden = build_golden_vectors(reader.read(context.artifact.path), golden_options)
         package = Package(context.artifact.path.name, context.artifact.path.read_bytes(), golden)
         options = DeploymentOptions(
             stage_only=self.stage_only, keep=self.keep, wait_seconds=self.wait, install=self.install,

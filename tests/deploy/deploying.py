@@ -7,14 +7,14 @@ from pathlib import Path
 from edgepipe.deploy.backends import ConnectionOptions, connect
 from edgepipe.deploy.deployment import Deployment, DeploymentOptions, Package, deploy
 from edgepipe.deploy.device import Device
-from edgepipe.deploy.golden_vectors import build_golden_vectors
+from edgepipe.deploy.golden_vectors import GoldenOptions, build_golden_vectors
 from edgepipe.deploy.target_url import parse_url
 from edgepipe.tflite import reader
 
 
 def package(model_path: Path, samples: int = 20) -> Package:
     """A model with golden vectors of random numbers."""
-    golden = build_golden_vectors(reader.read(model_path), None, samples)
+    golden = build_golden_vectors(reader.read(model_path), GoldenOptions(max_samples=samples))
     return Package(model_path.name, model_path.read_bytes(), golden)
 
 

@@ -244,12 +244,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_named_and_what_ran_before_still_runs(
     command: Command, board: Sshd, model: Path, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgepipe.deploy.deployment.SPARE_BYTES", 0)
+    monkeypatch.setattr("edgepipe.deploy.staging.SPARE_BYTES", 0)
     url, folder = board.url(small_disk / "app"), small_disk / "app"
     assert command("deploy", model, "--to", url, "--samples", 2).code == 0
     before = running_version(folder)
     large = classifier(tmp_path / "large.tflite", width=4000)
     assert "KiB free" in _refusal(command, large, url)
-    monkeypatch.setattr("edgepipe.deploy.deployment._check_space", lambda *_: None)
+    monkeypatch.setattr("edgepipe.deploy.staging._check_space", lambda *_: None)
     assert "disk is full" in _refusal(command, large, url)
     assert running_version(folder) == before
