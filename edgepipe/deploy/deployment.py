@@ -19,6 +19,7 @@ from edgepipe.deploy.device_lock import DEFAULT_WAIT_SECONDS, locked
 from edgepipe.deploy.device_runtime import prepare_runtime
 from edgepipe.deploy.golden_vectors import GoldenVectors
 from edgepipe.deploy.health_check import GOLDEN_FILE, RUNNER_FILE, HealthReport, MeasurementOptions
+from edgepipe.deploy.transport import DeviceError, LostConnectionError
 from edgepipe.deploy.versions import (
     DIGEST_CHARACTERS,
     MANIFEST_FILE,
@@ -105,8 +106,24 @@ def deploy(device: Device, package: Package, options: DeploymentOptions, tell: C
         if options.stage_only:
             return Deployment(name, False, version_list.current, health)
         interrupts.check()
+        _switch(device, name)
+        removed, notes = _prune(device, options.keep)
+        return Deployment(name, True, version_list.current, health, removed, notes)
+
+
+def _switch(device: Device, name: str) -> None:
+    try:
         versions.switch(device, name)
-        return Deployment(name, True, version_list.current, health, versions.prune(device, options.keep))
+    except LostConnectionError as error:
+        raise DeviceError(f"{error}, while it switched to {name}; `edgepipe deploy --list` tells which runs") from None
+
+
+def _prune(device: Device, keep: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The versions that were removed; the device has switched, so a failure is no more than a note."""
+    try:
+        return versions.prune(device, keep), ()
+    except DeviceError as error:
+        return (), (f"old versions were not removed: {error}",)
 
 
 def _build_manifest(package: Package, files: dict[str, bytes], health: HealthReport) -> bytes:
@@ -125,6 +142,7 @@ def _complete(device: Device, name: str, part: str, manifest: bytes) -> None:
     """Write the manifest and give the folder its name: from now on it is a complete version."""
     device.put(f"{part}/{MANIFEST_FILE}", manifest)
     device.make_durable(f"{part}/{MANIFEST_FILE}", part)
+    staging.check_digests(device, part, staging.compute_digests({MANIFEST_FILE: manifest}))
     versions.complete(device, part, name)
 
 
@@ -143,7 +161,7 @@ def switch_to(device: Device, name: str | None, options: DeploymentOptions, tell
         if target is None:
             raise InputError(f"{device.name}: no version ran in {device.folder} before {version_list.current or 'any'}")
         versions.verify_version(device, target.name)
-        versions.switch(device, target.name)
+        _switch(device, target.name)
         if name is None and version_list.current is not None:
             versions.withdraw(device, version_list.current)
     return Deployment(target.name, True, version_list.current, None)

@@ -31,7 +31,7 @@ def notes(fleet: FleetDeployment) -> tuple[str, ...]:
         f"{outcome.url.name}: {note}"
         for outcome in fleet.outcomes
         if outcome.deployment and outcome.deployment.health
-        for note in outcome.deployment.health.notes
+        for note in (*outcome.deployment.notes, *outcome.deployment.health.notes)
     ]
     return (*fleet.notes, *device_notes)
 
