@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgepipe.compress.schemes import CalibrationMethod, InterfaceType, RecurrentForm, SchemeName
     from edgepipe.core.arrays import Arrays
     from edgepipe.core.progress import Progress
+    from edgepipe.deploy.android_proof import Delegate
     from edgepipe.devices.calibration.calibration_record import DeviceCalibration
     from edgepipe.devices.latency.profile_fragment import DeviceFit
     from edgepipe.pipeline.schema import Pipeline
@@ -451,6 +452,8 @@ def deploy_model(
     wait: float = 120.0,
     python: str = "python3",
     install: bool = False,
+    benchmark_model: StrPath | None = None,
+    delegate: "Delegate" = "xnnpack",
     accept_new_host_key: bool = False,
     progress: "Progress | None" = None,
 ) -> "FleetDeployment":
@@ -473,6 +476,8 @@ def deploy_model(
         wait: seconds to wait for the lock of a device.
         python: the interpreter on the devices.
         install: install the runtime there where it is missing.
+        benchmark_model: the benchmark tool for Android, for devices at adb; None: nothing is measured there.
+        delegate: what must run the whole model on Android.
         accept_new_host_key: trust hosts that are met for the first time.
         progress: told of waits and installations; None for silence.
 
@@ -483,15 +488,17 @@ def deploy_model(
     from edgepipe.commands import deploy as command
     from edgepipe.core.progress import SilentProgress
     from edgepipe.deploy import board_check
+    from edgepipe.deploy.android_proof import AndroidOptions
     from edgepipe.deploy.backends import ConnectionOptions
-    from edgepipe.deploy.deployment import DeploymentOptions
     from edgepipe.deploy.fleet import FleetOptions
     from edgepipe.deploy.golden_vectors import GoldenOptions
     from edgepipe.deploy.health_check import MeasurementOptions, parse_limits
+    from edgepipe.deploy.proof import DeploymentOptions
 
     options = DeploymentOptions(
         stage_only=stage_only, keep=keep, wait_seconds=wait, install=install, limits=parse_limits(limits),
         profile=board_check.load_board(device, Path.cwd()), measurement=MeasurementOptions(threads=threads),
+        android=AndroidOptions(Path(benchmark_model) if benchmark_model is not None else None, delegate),
     )  # fmt: skip
     golden_options = GoldenOptions(_read_samples(data), samples, tolerance)
     return command.deploy(
@@ -514,6 +521,8 @@ def measure(
     wait: float = 120.0,
     python: str = "python3",
     install: bool = False,
+    benchmark_model: StrPath | None = None,
+    delegate: "Delegate" = "xnnpack",
     accept_new_host_key: bool = False,
     progress: "Progress | None" = None,
 ) -> "DeviceMeasurement":
@@ -532,6 +541,8 @@ def measure(
         wait: as in `deploy_model`.
         python: as in `deploy_model`.
         install: as in `deploy_model`.
+        benchmark_model: as in `deploy_model`.
+        delegate: as in `deploy_model`.
         accept_new_host_key: as in `deploy_model`.
         progress: as in `deploy_model`.
 
@@ -542,14 +553,16 @@ def measure(
     from edgepipe.commands import measure as command
     from edgepipe.core.progress import SilentProgress
     from edgepipe.deploy import board_check
+    from edgepipe.deploy.android_proof import AndroidOptions
     from edgepipe.deploy.backends import ConnectionOptions
-    from edgepipe.deploy.deployment import DeploymentOptions
     from edgepipe.deploy.golden_vectors import GoldenOptions
     from edgepipe.deploy.health_check import MeasurementOptions, parse_limits
+    from edgepipe.deploy.proof import DeploymentOptions
 
     options = DeploymentOptions(
         wait_seconds=wait, install=install, limits=parse_limits(limits),
         profile=board_check.load_board(device, Path.cwd()), measurement=MeasurementOptions(threads, runs),
+        android=AndroidOptions(Path(benchmark_model) if benchmark_model is not None else None, delegate),
     )  # fmt: skip
     golden_options = GoldenOptions(_read_samples(data), samples, tolerance)
     return command.measure(
@@ -609,8 +622,8 @@ def switch_version(
     from edgepipe.commands import deploy as command
     from edgepipe.core.progress import SilentProgress
     from edgepipe.deploy.backends import ConnectionOptions
-    from edgepipe.deploy.deployment import DeploymentOptions
     from edgepipe.deploy.fleet import FleetOptions
+    from edgepipe.deploy.proof import DeploymentOptions
 
     return command.switch(
         to, version, DeploymentOptions(wait_seconds=wait), ConnectionOptions(accept_new_host_key=accept_new_host_key),

@@ -89,6 +89,15 @@ DEVICE_PYTHON = click.option("--python", default="python3", show_default=True, h
 INSTALL_RUNTIME = click.option(
     "--install", is_flag=True, help="Install the runtime there, into a virtual environment of the folder."
 )
+BENCHMARK_MODEL = click.option(
+    "--benchmark-model",
+    type=click.Path(),
+    help="For adb: your benchmark_model, or CompiledModel benchmark, for Android.",
+)
+DELEGATE = click.option(
+    "--delegate", type=click.Choice(["cpu", "xnnpack", "gpu", "nnapi", "npu"]), default="xnnpack", show_default=True,
+    help="For adb: what must run the whole model.",
+)  # fmt: skip
 ACCEPT_NEW_HOST_KEY = click.option(
     "--accept-new-host-key", is_flag=True, help="Trust a host that is met for the first time."
 )
@@ -500,6 +509,8 @@ def verify(
 @LOCK_WAIT
 @DEVICE_PYTHON
 @INSTALL_RUNTIME
+@BENCHMARK_MODEL
+@DELEGATE
 @ACCEPT_NEW_HOST_KEY
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @JSON
@@ -507,7 +518,7 @@ def deploy(
     model: str | None, urls: tuple[str, ...], rollback: bool, version: str | None, lists: bool, stage_only: bool,
     data: str | None, samples: int, tolerance: int | None, limits: tuple[str, ...], device: str | None, threads: int,
     keep: int, canary: int, parallel: int, max_failures: float, wait: float, python: str, install: bool,
-    accept_new_host_key: bool, quiet: bool, as_json: bool,
+    benchmark_model: str | None, delegate: Any, accept_new_host_key: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Deploy a .tflite, or the last one of a run, to devices.
 
@@ -532,7 +543,8 @@ def deploy(
                 model, urls, data=data, samples=samples, tolerance=tolerance, limits=limits, device=device,
                 threads=threads, stage_only=stage_only, keep=keep, canary=canary, parallel=parallel,
                 max_failures=max_failures / 100, wait=wait, python=python, install=install,
-                accept_new_host_key=accept_new_host_key, progress=progress,
+                benchmark_model=benchmark_model, delegate=delegate, accept_new_host_key=accept_new_host_key,
+                progress=progress,
             )  # fmt: skip
     if as_json:
         click.echo(renderer.document(fleet))
@@ -561,13 +573,15 @@ def deploy(
 @LOCK_WAIT
 @DEVICE_PYTHON
 @INSTALL_RUNTIME
+@BENCHMARK_MODEL
+@DELEGATE
 @ACCEPT_NEW_HOST_KEY
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @JSON
 def measure(
     model: str, url: str, data: str | None, samples: int, tolerance: int | None, limits: tuple[str, ...],
-    device: str | None, threads: int, runs: int, wait: float, python: str, install: bool, accept_new_host_key: bool,
-    quiet: bool, as_json: bool,
+    device: str | None, threads: int, runs: int, wait: float, python: str, install: bool,
+    benchmark_model: str | None, delegate: Any, accept_new_host_key: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure a .tflite on a device without deploying it: latency, memory, and how far its outputs differ from here."""
     from edgepipe import api
@@ -577,8 +591,8 @@ def measure(
     with show_progress(quiet) as progress:
         measured = api.measure(
             model, url, data=data, samples=samples, tolerance=tolerance, limits=limits, device=device,
-            threads=threads, runs=runs, wait=wait, python=python, install=install,
-            accept_new_host_key=accept_new_host_key, progress=progress,
+            threads=threads, runs=runs, wait=wait, python=python, install=install, benchmark_model=benchmark_model,
+            delegate=delegate, accept_new_host_key=accept_new_host_key, progress=progress,
         )  # fmt: skip
     if as_json:
         click.echo(renderer.document(measured))

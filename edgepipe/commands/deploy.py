@@ -7,9 +7,9 @@ from pathlib import Path
 from edgepipe.core.errors import EdgepipeError, ExitCode
 from edgepipe.deploy import deployment, versions
 from edgepipe.deploy.backends import ConnectionOptions, connect
-from edgepipe.deploy.deployment import DeploymentOptions, Package
 from edgepipe.deploy.fleet import DeviceOutcome, FleetOptions, work_on_all, worst_exit_code
 from edgepipe.deploy.golden_vectors import GoldenOptions, GoldenVectors, build_golden_vectors
+from edgepipe.deploy.proof import DeploymentOptions, Package
 from edgepipe.deploy.target_url import TargetUrl, parse_url
 from edgepipe.deploy.versions import Manifest, Version
 from edgepipe.tflite import reader

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from edgepipe.deploy import measurement
 from edgepipe.deploy.backends import ConnectionOptions, connect
-from edgepipe.deploy.deployment import DeploymentOptions, Package
 from edgepipe.deploy.golden_vectors import GoldenOptions, GoldenVectors, build_golden_vectors
 from edgepipe.deploy.health_check import HealthReport
+from edgepipe.deploy.proof import DeploymentOptions, Package
 from edgepipe.deploy.target_url import TargetUrl, parse_url
 from edgepipe.tflite import reader
 

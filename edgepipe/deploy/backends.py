@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from edgepipe.deploy.adb_transport import open_adb
 from edgepipe.deploy.device import Device
 from edgepipe.deploy.host_transport import HostTransport
 from edgepipe.deploy.target_url import TargetUrl
@@ -28,6 +29,8 @@ def connect(url: TargetUrl, options: ConnectionOptions) -> Device:
 def _open_transport(url: TargetUrl, options: ConnectionOptions) -> Transport:
     if url.scheme == "host":
         return HostTransport()
+    if url.scheme == "adb":
+        return open_adb(url)
     from edgepipe.deploy.ssh_transport import open_ssh
 
     return open_ssh(url, options.accept_new_host_key)

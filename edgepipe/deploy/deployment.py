@@ -6,62 +6,25 @@ atomic; an interruption anywhere leaves a `.part` folder at most, which the next
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 
 from edgepipe.core import interrupts
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Limit
 from edgepipe.core.references import installed_version
-from edgepipe.deploy import health_check, staging, versions
+from edgepipe.deploy import staging, versions
 from edgepipe.deploy.device import VERSIONS_FOLDER, Device
-from edgepipe.deploy.device_lock import DEFAULT_WAIT_SECONDS, locked
-from edgepipe.deploy.device_runtime import prepare_runtime
-from edgepipe.deploy.golden_vectors import GoldenVectors
-from edgepipe.deploy.health_check import GOLDEN_FILE, RUNNER_FILE, HealthReport, MeasurementOptions
+from edgepipe.deploy.device_lock import locked
+from edgepipe.deploy.health_check import HealthReport
+from edgepipe.deploy.proof import DeploymentOptions, Package, prove
 from edgepipe.deploy.transport import DeviceError, LostConnectionError
 from edgepipe.deploy.versions import (
     DIGEST_CHARACTERS,
     MANIFEST_FILE,
     MANIFEST_SCHEMA,
-    MODEL_FILE,
     PART_SUFFIX,
     Manifest,
 )
-from edgepipe.devices.device_profile import Device as DeviceProfile
-
-DEFAULT_KEEP = 5
-
-
-@dataclass(frozen=True)
-class Package:
-    """What is deployed: the model, its golden vectors, and where it comes from."""
-
-    source: str
-    content: bytes
-    golden: GoldenVectors
-
-    @property
-    def files(self) -> dict[str, bytes]:
-        """The files of a version, by name, but for its manifest."""
-        return {
-            MODEL_FILE: self.content,
-            GOLDEN_FILE: self.golden.to_bytes(),
-            RUNNER_FILE: health_check.runner_source(),
-        }
-
-
-@dataclass(frozen=True)
-class DeploymentOptions:
-    """How to deploy. `keep`: complete versions that stay on the device; `wait_seconds`: for its lock."""
-
-    stage_only: bool = False
-    keep: int = DEFAULT_KEEP
-    wait_seconds: float = DEFAULT_WAIT_SECONDS
-    install: bool = False
-    limits: tuple[Limit, ...] = ()
-    profile: DeviceProfile | None = None  # what metrics and limits are for; None: for the device by its address
-    measurement: MeasurementOptions = field(default_factory=MeasurementOptions)
 
 
 @dataclass(frozen=True)
@@ -94,11 +57,9 @@ def deploy(device: Device, package: Package, options: DeploymentOptions, tell: C
         versions.remove_leftovers(device, version_list)
         name = f"{version_list.next_number:04d}-{sha256(package.content).hexdigest()[:DIGEST_CHARACTERS]}"
         part = f"{VERSIONS_FOLDER}/{name}{PART_SUFFIX}"
-        files = package.files
+        files = package.files(device.transport.runs_python)
         staging.push(device, part, files)
-        prepare_runtime(device, options.install, tell)
-        document = health_check.run_on_device(device, part, options.measurement, MODEL_FILE)
-        health = health_check.check_health(document, package.golden, options.limits, device.name, options.profile)
+        health = prove(device, part, package, options, tell)
         if not health.healthy:
             device.change("cannot remove what failed its proof", 'rm -rf "$1"', part)
             return Deployment(None, False, version_list.current, health)
@@ -127,13 +88,13 @@ def _prune(device: Device, keep: int) -> tuple[tuple[str, ...], tuple[str, ...]]
 
 
 def _build_manifest(package: Package, files: dict[str, bytes], health: HealthReport) -> bytes:
-    parity_text = health.parity.text() if health.parity else ""
+    evidence = f"{package.golden.provenance}: {health.parity.text()}" if health.parity else "digest only"
     manifest = Manifest(
         model=package.source,
         created=versions.format_now(),
         edgepipe=installed_version("edgepipe"),
         digests=staging.compute_digests(files),
-        evidence=f"{package.golden.provenance}: {parity_text}",
+        evidence=evidence,
     )
     return (json.dumps({"schema": MANIFEST_SCHEMA, **manifest.model_dump()}, indent=2) + "\n").encode()
 

@@ -83,7 +83,7 @@ class Device:
         self, script: str, arguments: tuple[str, ...], input_bytes: bytes, limits: RunLimits
     ) -> CommandResult:
         mark = f"edgepipe-{secrets.token_hex(8)}"
-        framed_script = f"printf '\\n{mark}\\n'; ( {script}\n); printf '\\n{mark} %s\\n' $?"
+        framed_script = f"printf '\\n{mark}\\n'; ( {script}\n) 2>&1; printf '\\n{mark} %s\\n' $?"
         output = self.transport.run(_shell_command(framed_script, arguments), input_bytes, limits)
         return _parse_frame(self.name, mark, output)
 

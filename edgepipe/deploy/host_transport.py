@@ -6,7 +6,7 @@ import select
 import subprocess
 import time
 from dataclasses import dataclass
-from typing import IO, final
+from typing import IO, ClassVar, final
 
 from edgepipe.deploy.transport import CHUNK_BYTES, DeviceError, RunLimits, flood_error, timeout_error
 
@@ -18,6 +18,7 @@ class HostTransport:
 
     name: str = "host"
     notes: tuple[str, ...] = ()
+    runs_python: ClassVar[bool] = True
 
     def run(self, command: str, input_bytes: bytes, limits: RunLimits) -> bytes:
         """See `Transport.run`."""

@@ -2,13 +2,11 @@
 
 from collections.abc import Callable
 
-from edgepipe.deploy import health_check, staging
-from edgepipe.deploy.deployment import DeploymentOptions, Package
+from edgepipe.deploy import staging
 from edgepipe.deploy.device import STATE_FOLDER, Device
 from edgepipe.deploy.device_lock import locked
-from edgepipe.deploy.device_runtime import prepare_runtime
 from edgepipe.deploy.health_check import HealthReport
-from edgepipe.deploy.versions import MODEL_FILE
+from edgepipe.deploy.proof import DeploymentOptions, Package, prove
 
 TRIAL_FOLDER = f"{STATE_FOLDER}/trial"
 
@@ -29,9 +27,7 @@ def measure(device: Device, package: Package, options: DeploymentOptions, tell: 
     with locked(device, options.wait_seconds, tell):
         device.change("cannot remove an earlier trial", 'rm -rf "$1"', TRIAL_FOLDER)
         try:
-            staging.push(device, TRIAL_FOLDER, package.files)
-            prepare_runtime(device, options.install, tell)
-            document = health_check.run_on_device(device, TRIAL_FOLDER, options.measurement, MODEL_FILE)
+            staging.push(device, TRIAL_FOLDER, package.files(device.transport.runs_python))
+            return prove(device, TRIAL_FOLDER, package, options, tell)
         finally:
             device.change("cannot remove the trial", 'rm -rf "$1"', TRIAL_FOLDER)
-    return health_check.check_health(document, package.golden, options.limits, device.name, options.profile)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from edgepipe.core.errors import InputError
 from edgepipe.deploy.ssh_settings import SshSettings, read_settings
@@ -35,6 +35,7 @@ class SshTransport:
     client: Any
     jump_clients: tuple[Any, ...] = ()
     notes: tuple[str, ...] = ()
+    runs_python: ClassVar[bool] = True
 
     def run(self, command: str, input_bytes: bytes, limits: RunLimits) -> bytes:
         """See `Transport.run`."""

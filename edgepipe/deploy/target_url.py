@@ -1,4 +1,4 @@
-"""The addresses of devices: `ssh://user@host[:port]/path`, `host:///path`."""
+"""The addresses of devices: `ssh://user@host[:port]/path`, `adb://serial/path`, `host:///path`."""
 
 import re
 from dataclasses import dataclass
@@ -7,9 +7,10 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from edgepipe.core.errors import InputError, did_you_mean
 
-SCHEMES = ("ssh", "host")
-EXAMPLES = "ssh://pi@raspberrypi/home/pi/app, ssh://alias/~/app or host:///tmp/app"
+SCHEMES = ("ssh", "adb", "host")
+EXAMPLES = "ssh://pi@raspberrypi/home/pi/app, ssh://alias/~/app, adb://SERIAL or host:///tmp/app"
 DEFAULT_FOLDER = "~/edgepipe"
+ANDROID_FOLDER = "/data/local/tmp/edgepipe"  # where the shell of adb may write and run programs
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -27,7 +28,7 @@ class TargetUrl:
     def name(self) -> str:
         """The device without the folder, such as `ssh://pi@raspberrypi:2222`."""
         user_text = f"{self.user}@" if self.user else ""
-        host_text = f"[{self.host}]" if ":" in self.host else self.host
+        host_text = f"[{self.host}]" if ":" in self.host and self.scheme == "ssh" else self.host
         port_text = f":{self.port}" if self.port else ""
         return f"{self.scheme}://{user_text}{host_text}{port_text}"
 
@@ -46,7 +47,7 @@ def parse_url(text: str) -> TargetUrl:
     shown_text = _without_password(text)
     try:
         parts = urlsplit(text)
-        port = parts.port
+        port = parts.port if parts.scheme != "adb" else None
     except ValueError:  # its text would show what may be a part of a password
         problem = "not an address (its port is no number from 1 to 65535, or a bracket is open)"
         raise InputError(f"'{shown_text}': {problem}; for example {EXAMPLES}") from None
@@ -55,6 +56,8 @@ def parse_url(text: str) -> TargetUrl:
         hint = did_you_mean(parts.scheme, SCHEMES) if "://" in text else ""
         raise InputError(f"'{shown_text}': {problem}{hint}; for example {EXAMPLES}")
     _check_parts(shown_text, parts)
+    if parts.scheme == "adb":  # a serial number keeps its capitals, and may be HOST:PORT
+        return TargetUrl(parts.scheme, unquote(parts.netloc), _parse_folder(shown_text, parts))
     return TargetUrl(
         parts.scheme, parts.hostname or "", _parse_folder(shown_text, parts), _decode(parts.username), port
     )
@@ -83,7 +86,7 @@ def _parse_folder(shown_text: str, parts: SplitResult) -> str:
     if path in ("", "/", "/~", "/~/"):
         if parts.scheme == "host":
             raise InputError(f"'{shown_text}': name a folder, such as host:///tmp/app")
-        return DEFAULT_FOLDER
+        return ANDROID_FOLDER if parts.scheme == "adb" else DEFAULT_FOLDER
     if ".." in PurePosixPath(path).parts:
         raise InputError(f"'{shown_text}': name the folder itself, without '..'")
     return path[1:].rstrip("/") if path.startswith("/~/") else path.rstrip("/")

@@ -58,6 +58,10 @@ class Transport(Protocol):
     def notes(self) -> tuple[str, ...]:
         """What a user should know of how the connection came about."""
 
+    @property
+    def runs_python(self) -> bool:
+        """Whether devices of this kind have Python, or could have it."""
+
     def run(self, command: str, input_bytes: bytes, limits: RunLimits) -> bytes:
         """What `command` prints, standard error included, up to its end or that of the connection.
 

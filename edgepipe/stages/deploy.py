@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, ClassVar, final
+from typing import Annotated, ClassVar, Literal, final
 
 from pydantic import Field
 
@@ -60,6 +60,11 @@ class Deploy(Stage):
     python: str = Field(default="python3", description="the Python on the devices")
     install: bool = Field(default=False, description="install the runtime there where it is missing")
 
+    benchmark_model: str | None = Field(default=None, description="of adb: the benchmark tool for Android; null: none")
+    delegate: Literal["cpu", "xnnpack", "gpu", "nnapi", "npu"] = Field(
+        default="xnnpack", description="of adb: what must run the whole model"
+    )
+
     def check(self, document: Document, path: KeyPath, pipeline: PipelineInfo) -> None:
         """The addresses are well-formed, none is given twice, and the profile is of a board with a system."""
         for index, address in enumerate(self.to):
@@ -95,21 +100,25 @@ class Deploy(Stage):
 
     def _deploy(self, context: StageContext) -> Outcome:
         from edgepipe.deploy import fleet_outcome
+        from edgepipe.deploy.android_proof import AndroidOptions
         from edgepipe.deploy.backends import ConnectionOptions
-        from edgepipe.deploy.deployment import DeploymentOptions, Package, deploy
+        from edgepipe.deploy.deployment import deploy
         from edgepipe.deploy.fleet import FleetOptions, work_on_all
         from edgepipe.deploy.golden_vectors import GoldenOptions, build_golden_vectors
         from edgepipe.deploy.health_check import MeasurementOptions
+        from edgepipe.deploy.proof import DeploymentOptions, Package
         from edgepipe.tflite import reader
 
         samples = context.splits.validation.x if context.splits is not None else None
         golden_options = GoldenOptions(samples, self.samples, self.tolerance)
         golden = build_golden_vectors(reader.read(context.artifact.path), golden_options)
         package = Package(context.artifact.path.name, context.artifact.path.read_bytes(), golden)
+        tool_path = context.base_folder / self.benchmark_model if self.benchmark_model is not None else None
         options = DeploymentOptions(
             stage_only=self.stage_only, keep=self.keep, wait_seconds=self.wait, install=self.install,
             limits=self._limits(), profile=self._load_profile(context.pipeline),
             measurement=MeasurementOptions(threads=self.threads),
+            android=AndroidOptions(tool_path, self.delegate),
         )  # fmt: skip
         tell = context.progress.note
         outcomes = work_on_all(

@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 
 from edgepipe.deploy.backends import ConnectionOptions, connect
-from edgepipe.deploy.deployment import Deployment, DeploymentOptions, Package, deploy
+from edgepipe.deploy.deployment import Deployment, deploy
 from edgepipe.deploy.device import Device
 from edgepipe.deploy.golden_vectors import GoldenOptions, build_golden_vectors
+from edgepipe.deploy.proof import DeploymentOptions, Package
 from edgepipe.deploy.target_url import parse_url
 from edgepipe.tflite import reader
 

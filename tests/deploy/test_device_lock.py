@@ -9,8 +9,8 @@ from deploying import deploy_once, open_device, package, printed_by_runner, reco
 from ssh_server import Sshd
 
 from edgepipe.deploy import device_lock, versions
-from edgepipe.deploy.deployment import Package
 from edgepipe.deploy.device import Device
+from edgepipe.deploy.proof import Package
 from edgepipe.deploy.transport import DeviceError
 
 

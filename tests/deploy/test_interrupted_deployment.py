@@ -15,8 +15,8 @@ from tcp_proxy import forwarding
 
 from edgepipe.core.errors import ToolError
 from edgepipe.deploy import deployment
-from edgepipe.deploy.deployment import DeploymentOptions, Package
 from edgepipe.deploy.health_check import MeasurementOptions, run_on_device
+from edgepipe.deploy.proof import DeploymentOptions, Package
 
 CUTS = 50
 
