@@ -120,7 +120,7 @@ class _Shell:
 
     def end(self) -> None:
         self.received.put(None)
-        self.writable.release()
+        self.writable.release(1000)  # nobody waits for the computer any more
         if self.process is not None:
             self.process.kill()
 

@@ -36,7 +36,7 @@ def deploy_once(url: str, content: Package, python: str = "python3", wait_second
 def printed_by_runner(url: str, content: Package) -> str:
     """What the runner prints for a package, without a deployment."""
     device = open_device(url)
-    for name, data in content.files.items():
+    for name, data in content.files(runs_python=True).items():
         device.run('mkdir -p trial && cat > "trial/$1"', name, input_bytes=data)
     result = device.run("cd trial && python3 runner.py model.tflite --golden golden.npz --runs 3")
     device.transport.close()

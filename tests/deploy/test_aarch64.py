@@ -46,7 +46,7 @@ def test_the_pipeline_deploys_and_reports_what_the_board_computed(
     assert row[1:4] == ["Raspberry Pi 4 Model B Rev 1.4, aarch64, emulated", "ai-edge-litert 2.3.0", "100.00%"]
     histogram = {int(step): int(count) for step, count in (pair.split(": ") for pair in row[5].split(", "))}
     assert sum(histogram.values()) >= 200 * 10
-    assert max(map(abs, histogram)) <= 4
+    assert histogram[0] > 0.97 * sum(histogram.values())
 
     metrics = {metric["name"]: metric for metric in stage["outcome"]["metrics"]}
     for name in ("latency", "ram"):
