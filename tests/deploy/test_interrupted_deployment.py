@@ -89,6 +89,7 @@ class CountedTransport:
     before: Callable[[], None]
     name: str = "counted"
     notes: tuple[str, ...] = ()
+    runs_python: bool = True
 
     def run(self, *arguments: Any) -> bytes:
         self.before()
