@@ -67,7 +67,8 @@ def run(
     """Run a pipeline and return its report, also if the report is not `met`.
 
     Args:
-        pipeline: the YAML file, or a mapping with the same content (paths relative to the current folder).
+        pipeline: the YAML file, the name of a shipped pipeline such as `digits`, or a mapping with the same content
+            (paths relative to the current folder).
         settings: options that override the file's: `{"stages.prune.sparsity": 0.8}` or `["stages.prune.sparsity=0.8"]`.
         output_dir: the folder for report.json, report.md and the artifacts; None for `runs/<name>`.
         cache_dir: the folder of cached results; None for `$EDGEPIPE_CACHE_DIR`, else `~/.cache/edgepipe`.
@@ -79,10 +80,13 @@ def run(
     """
     from edgepipe.core.cache import Cache, default_root
     from edgepipe.core.progress import SilentProgress
-    from edgepipe.pipeline import runner, schema
+    from edgepipe.pipeline import preflight, runner, schema
     from edgepipe.render import report_files
 
     checked_pipeline = schema.load(pipeline, settings)
+    preflight.require_tools(checked_pipeline)
+    for finding in preflight.find_early_findings(checked_pipeline):
+        (progress or SilentProgress()).note(f"will not be met: {finding}")
     folder = Path(output_dir) if output_dir is not None else Path("runs") / checked_pipeline.name
     report_files.check_writable(folder)
     cache = Cache(Path(cache_dir) if cache_dir is not None else default_root())
@@ -137,7 +141,7 @@ def convert(
 
     Args:
         model: the model to convert.
-        data: representative samples (an array, or a .npy or .npz file) for schemes that calibrate.
+        data: representative samples for schemes that calibrate: an array, a .npy or .npz file, or what `init` takes.
         scheme: types of weights and activations.
         input: type of the inputs; None for the scheme's own.
         output: type of the outputs, likewise.

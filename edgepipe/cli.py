@@ -7,14 +7,17 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from edgepipe.commands import completion
 from edgepipe.core import interrupts
 from edgepipe.core.errors import EdgepipeError, ExitCode, InputError, did_you_mean
+from edgepipe.core.escape import escape_line
+from edgepipe.core.output import escaped_output, print_document, print_line
 
 if TYPE_CHECKING:
     from edgepipe.render.report import Report
@@ -131,7 +134,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, is_requested: bool) -
     if is_requested:
         from importlib.metadata import version
 
-        click.echo(f"edgepipe {version('edgepipe')}")
+        print_line(f"edgepipe {version('edgepipe')}")
         ctx.exit()
 
 
@@ -149,7 +152,7 @@ def cli(debug: bool) -> None:
 
 
 @cli.command(short_help="Run a pipeline.")
-@click.argument("pipeline", type=click.Path())
+@click.argument("pipeline", type=click.Path(), shell_complete=completion.complete_pipeline)
 @SETTINGS
 @click.option(
     "--output-dir",
@@ -164,7 +167,7 @@ def run(
     pipeline: str, settings: tuple[str, ...], output_dir: str | None, custom_objects: str | None,
     cache_dir: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Run a pipeline; unchanged stages are taken from the cache."""
+    """Run a pipeline, a YAML file or the name of a shipped one; unchanged stages are taken from the cache."""
     from edgepipe import api
     from edgepipe.core.progress import show_progress
 
@@ -175,38 +178,48 @@ def run(
     _print_report(run_report, as_json)
     if not quiet:
         folder = output_dir or f"runs/{run_report.name}"
-        click.echo(f"wrote report.json, report.md and artifacts/ to {folder}", err=True)
+        print_line(f"wrote report.json, report.md and artifacts/ to {folder}", to_stderr=True)
     _exit_if_not_met(run_report.met)
 
 
 @cli.command(short_help="Check pipeline files without running them.")
-@click.argument("pipelines", nargs=-1, required=True, type=click.Path())
+@click.argument("pipelines", nargs=-1, required=True, type=click.Path(), shell_complete=completion.complete_pipeline)
 @SETTINGS
 def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
-    """Check pipeline files without running anything: options, order of stages, devices, budget."""
-    from edgepipe.core.errors import ConfigError
-    from edgepipe.pipeline import schema
+    """Check pipelines without running anything: options, order of stages, devices, budget, model against data.
+
+    What cannot run exits with 2, or with 4 if a package is missing; what will break a rule or miss a limit, with 3.
+    """
+    from edgepipe.pipeline import preflight, schema
 
     problems: list[str] = []
+    findings: list[str] = []
+    missing_tools: list[str] = []
     for file in pipelines:
         try:
             checked_pipeline = schema.load(file, settings)
-        except ConfigError as error:
-            problems += [str(problem) for problem in error.problems]
+            early_findings = preflight.find_early_findings(checked_pipeline)
+            missing_tools += [f"{file}: {text}" for text in preflight.find_missing_tools(checked_pipeline)]
         except EdgepipeError as error:
-            problems.append(str(error))
+            problems += error.lines
         else:
-            click.echo(f"{file}: ok: {' -> '.join(step.name for step in checked_pipeline.steps)}")
+            verdict = "ok" if not early_findings else "will break a rule"
+            print_line(f"{file}: {verdict}: {' -> '.join(step.name for step in checked_pipeline.steps)}")
+            findings += [f"{file}: {finding}" for finding in early_findings]
             _print_notes(checked_pipeline.source.notes(checked_pipeline.base_folder))
-    for problem in problems:
-        click.echo(problem, err=True)
-    if problems:
-        raise SystemExit(ExitCode.BAD_INPUT)
+    for line in (*problems, *missing_tools, *findings):
+        print_line(line, to_stderr=True)
+    if problems or missing_tools:
+        raise SystemExit(ExitCode.BAD_INPUT if problems else ExitCode.UNREACHABLE)
+    _exit_if_not_met(not findings)
 
 
 @cli.command(short_help="Convert a model to TFLite, without YAML.")
 @click.argument("model", type=click.Path())
-@click.option("--data", type=click.Path(), help="Representative samples, .npy or .npz; int8 and int16x8 need them.")
+@click.option(
+    "--data",
+    help="Representative samples, .npy, .npz, a folder or what `init --data` takes; int8 and int16x8 need them.",
+)
 @click.option(
     "--scheme",
     type=SCHEMES,
@@ -317,7 +330,7 @@ def convert(
         streaming=streaming, split_outputs=split_outputs, runtime=runtime, keep_open_batch=keep_open_batch,
     )  # fmt: skip
     if as_json:
-        click.echo(renderer.document(conversion))
+        print_document(renderer.document(conversion))
     else:
         show_tables(renderer.tables(conversion))
         _print_notes(conversion.notes)
@@ -326,7 +339,9 @@ def convert(
 
 @cli.command()
 @click.argument("model", type=click.Path())
-@click.option("--data", required=True, help="Samples: a .npy, a .npz (with labels `y` for accuracy), or a pipeline.")
+@click.option(
+    "--data", required=True, help="Samples: a .npy, a .npz (with labels `y` for accuracy), a folder, or a pipeline."
+)
 @click.option(
     "--scheme",
     type=click.Choice(["int8", "int16x8"]),
@@ -364,7 +379,7 @@ def sensitivity(
         allow_code=allow_code, custom_objects=custom_objects, input_shape=input_shape,
     )  # fmt: skip
     if as_json:
-        return click.echo(renderer.document(ranking))
+        return print_document(renderer.document(ranking))
     show_tables(renderer.tables(ranking))
     return _print_notes(ranking.notes)
 
@@ -383,7 +398,7 @@ def inspect(model: str, runs: bool, as_json: bool) -> None:
     tflite_model = api.inspect(model)
     run_record = renderer.run_model(tflite_model) if runs else None
     if as_json:
-        return click.echo(renderer.build_record(tflite_model, run_record).model_dump_json(indent=2, by_alias=True))
+        return print_document(renderer.document(tflite_model, run_record))
     from edgepipe.render.terminal import show_tables
 
     return show_tables(renderer.tables(tflite_model, run_record))
@@ -391,7 +406,10 @@ def inspect(model: str, runs: bool, as_json: bool) -> None:
 
 @cli.command(short_help="Show what a .tflite costs on devices.")
 @click.argument("model", type=click.Path())
-@click.option("--device", "devices", multiple=True, help="Device, by name or path; repeatable; default: all.")
+@click.option(
+    "--device", "devices", multiple=True, shell_complete=completion.complete_device,
+    help="Device, by name or path; repeatable; default: all.",
+)  # fmt: skip
 @click.option(
     "--operators",
     is_flag=True,
@@ -418,19 +436,22 @@ def profile(
         model, devices=devices, cache_dir=cache_dir, on=url, python=python, accept_new_host_key=accept_new_host_key
     )
     if as_json:
-        return click.echo(renderer.document(model_profile))
+        return print_document(renderer.document(model_profile))
     from edgepipe.render.terminal import show_tables
 
     show_tables(renderer.tables(model_profile, every_operator=operators))
     _print_notes(model_profile.notes)
     if not quiet:
-        click.echo(renderer.describe_durations(model_profile), err=True)
+        print_line(renderer.describe_durations(model_profile), to_stderr=True)
     return None
 
 
 @cli.command(short_help="Check a .tflite against limits.")
 @click.argument("model", type=click.Path())
-@click.option("--device", "devices", multiple=True, help="Device, by name or path; repeatable.")
+@click.option(
+    "--device", "devices", multiple=True, shell_complete=completion.complete_device,
+    help="Device, by name or path; repeatable.",
+)  # fmt: skip
 @click.option(
     "--max",
     "limits",
@@ -470,11 +491,11 @@ def verify(
         model, devices=devices, limits=limits, integer_only=integer_only, zeros_of=zeros_of, runtimes=runtimes
     )
     if as_json:
-        click.echo(renderer.document(verification))
+        print_document(renderer.document(verification))
     else:
         show_tables(renderer.tables(verification))
         _print_notes(verification.notes)
-        click.echo(verification.judgement.value)
+        print_line(verification.judgement.value)
     _exit_if_not_met(verification.met)
 
 
@@ -640,23 +661,35 @@ def report(run_folder: str, style: str) -> None:
     if style == "markdown":
         from edgepipe.render.markdown import render
 
-        return click.echo(render(run_report), nl=False)
+        return print_document(render(run_report))
     return _print_report(run_report, style == "json")
 
 
 @cli.command()
-@click.argument("name", metavar="[STAGE]", required=False)
+@click.argument("name", metavar="[STAGE]", required=False, shell_complete=completion.complete_stage)
 @JSON
 def stages(name: str | None, as_json: bool) -> None:
     """List the stages, or the options of one stage."""
     from edgepipe.render import stages as renderer
     from edgepipe.render.terminal import show_tables
 
-    return click.echo(renderer.document(name)) if as_json else show_tables(renderer.tables(name))
+    return print_document(renderer.document(name)) if as_json else show_tables(renderer.tables(name))
+
+
+@cli.command(short_help="Print a JSON Schema for an editor.")
+@click.argument("document", type=click.Choice(["pipeline", "device"]))
+def schema(document: Any) -> None:
+    """Print the JSON Schema of a pipeline or of a device profile, for an editor's completion and checks."""
+    from edgepipe.render import json_schema as renderer
+
+    print_document(renderer.document(document))
 
 
 @cli.command("data", short_help="Show a dataset before training.")
-@click.argument("description")
+@click.argument("description", required=False)
+@click.option(
+    "--options", "source", metavar="SOURCE", help="List the options of a source: csv, images, audio, npz, function, ..."
+)
 @click.option(
     "--picture",
     type=click.Path(dir_okay=False),
@@ -664,27 +697,35 @@ def stages(name: str | None, as_json: bool) -> None:
 )
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of the split; default: the pipeline's, or 0.")
 @JSON
-def data_command(description: str, picture: str | None, seed: int | None, as_json: bool) -> None:
+def data_command(
+    description: str | None, source: str | None, picture: str | None, seed: int | None, as_json: bool
+) -> None:
     """Show a dataset before training: sizes, shapes, values, class balance, skipped samples.
 
-    DESCRIPTION is a pipeline, module:function, or a mapping such as '{images: photos/, size: [96, 96]}'. Only the
-    size of the test split is shown.
+    DESCRIPTION is a file or folder of samples, a pipeline, module:function, or a mapping such as '{images: photos/,
+    size: [96, 96]}'. Only the size of the test split is shown.
     """
     from edgepipe import api
     from edgepipe.render import dataset
     from edgepipe.render.terminal import show_tables
 
+    if source is not None:
+        return (
+            print_document(dataset.options_document(source)) if as_json else show_tables(dataset.option_tables(source))
+        )
+    if description is None:
+        raise click.UsageError("name what to show, such as a folder, or --options SOURCE")
     summary = api.describe_data(description, seed=seed, picture=picture)
     if as_json:
-        return click.echo(dataset.document(summary))
+        return print_document(dataset.document(summary))
     show_tables(dataset.tables(summary))
     _print_notes(summary.notes)
     hint = f"drew {picture}" if picture else "--picture FILE.png draws samples of each class"
-    return click.echo(hint, err=True)
+    return print_line(hint, to_stderr=True)
 
 
 @cli.command(short_help="List the architectures and their footprints.")
-@click.argument("name", metavar="[ARCHITECTURE]", required=False)
+@click.argument("name", metavar="[ARCHITECTURE]", required=False, shell_complete=completion.complete_architecture)
 @click.option("--input", "shape", metavar="SHAPE", help="Shape of one sample, such as 49x10x1 or 100x6.")
 @click.option("--classes", type=int, help="Number of classes of a classifier; default: 10.")
 @click.option(
@@ -698,6 +739,7 @@ def data_command(description: str, picture: str | None, seed: int | None, as_jso
     "--device",
     "devices",
     multiple=True,
+    shell_complete=completion.complete_device,
     help="Device to estimate the footprint on, by name or path; repeatable.",
 )
 @JSON
@@ -715,7 +757,7 @@ def zoo(
                 "--input, --classes, --set and --device go together: edgepipe zoo ARCHITECTURE --input 28x28x1"
             )
         if as_json:
-            return click.echo(renderer.architecture_document(name))
+            return print_document(renderer.architecture_document(name))
         return show_tables(renderer.architecture_tables(name))
     from edgepipe import api
 
@@ -724,7 +766,7 @@ def zoo(
         devices=devices,
     )  # fmt: skip
     if as_json:
-        return click.echo(renderer.document(measured_footprint))
+        return print_document(renderer.document(measured_footprint))
     return show_tables(renderer.tables(measured_footprint))
 
 
@@ -741,12 +783,12 @@ def device_list(as_json: bool) -> None:
     from edgepipe.render.terminal import show_tables
 
     if as_json:
-        return click.echo(renderer.list_document())
+        return print_document(renderer.list_document())
     return show_tables(renderer.list_tables())
 
 
 @device.command("show", short_help="Show one device.")
-@click.argument("name", metavar="DEVICE")
+@click.argument("name", metavar="DEVICE", shell_complete=completion.complete_device)
 @JSON
 def device_show(name: str, as_json: bool) -> None:
     """Show one device: hardware, runtime, types, how each metric is obtained, sources."""
@@ -754,12 +796,12 @@ def device_show(name: str, as_json: bool) -> None:
     from edgepipe.render.terminal import show_tables
 
     if as_json:
-        return click.echo(renderer.document(name))
+        return print_document(renderer.document(name))
     return show_tables(renderer.tables(name))
 
 
 @device.command("calibrate", short_help="Measure a device and fit a latency model.")
-@click.argument("name", metavar="DEVICE")
+@click.argument("name", metavar="DEVICE", shell_complete=completion.complete_device)
 @click.option(
     "-o",
     "--out",
@@ -814,7 +856,7 @@ def device_calibrate(
             progress=progress,
         )
     if as_json:
-        return click.echo(renderer.document(out))
+        return print_document(renderer.document(out))
     return show_tables([*renderer.tables(out), renderer.calibration_table(out)])
 
 
@@ -865,6 +907,7 @@ def device_fit(
     TABLE is a CSV file with the columns family, device, runtime, model, latency_ms and file.
     """
     from edgepipe import api
+    from edgepipe.render import device_fit as renderer
 
     fit_result = api.fit_device(
         table,
@@ -880,22 +923,26 @@ def device_fit(
         without=without,
     )
     for reason in fit_result.skip_reasons:
-        click.echo(f"skipped: {reason}", err=True)
+        print_line(f"skipped: {reason}", to_stderr=True)
     if as_json:
-        return click.echo(fit_result.fit.model_dump_json(indent=2))
-    from edgepipe.render.device_fit import tables
+        return print_document(renderer.document(fit_result))
     from edgepipe.render.terminal import show_tables
 
-    show_tables(tables(fit_result))
-    return click.echo(f"wrote {out}")
+    show_tables(renderer.tables(fit_result))
+    return print_line(f"wrote {out}")
 
 
 @cli.command()
 @click.argument("model")
 @click.option("-o", "--out", type=click.Path(), default="pipeline.yaml", show_default=True, help="The file to write.")
-@click.option("--data", help="The value of `data:` in the pipeline: a .npz, a folder of images, or module:function.")
+@click.option("--data", help="The data: a .npz, a table, a folder of images, recordings or tables, or module:function.")
 @click.option(
-    "--device", "device_name", default="host", show_default=True, help="The device to validate for, by name or path."
+    "--device",
+    "device_name",
+    default="host",
+    show_default=True,
+    shell_complete=completion.complete_device,
+    help="The device to validate for, by name or path.",
 )
 @CUSTOM_OBJECTS
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
@@ -906,9 +953,37 @@ def init(model: str, out: str, data: str | None, device_name: str, custom_object
     from edgepipe.commands import init as command
 
     notes = command.write(model, Path(out), data=data, device=device_name, force=force, custom_objects=custom_objects)
-    click.echo(f"wrote {out}")
+    print_line(f"wrote {out}")
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        print_line(f"note: {note}", to_stderr=True)
+
+
+@cli.group(cls=SuggestingGroup)
+def pipelines() -> None:
+    """List or copy the pipelines that come with edgepipe."""
+
+
+@pipelines.command("list", short_help="List the shipped pipelines.")
+@JSON
+def pipelines_list(as_json: bool) -> None:
+    """List the pipelines that `edgepipe run` takes by name."""
+    from edgepipe.render import pipelines as renderer
+    from edgepipe.render.terminal import show_tables
+
+    return print_document(renderer.document()) if as_json else show_tables(renderer.tables())
+
+
+@pipelines.command("copy", short_help="Copy a shipped pipeline to change it.")
+@click.argument("name", shell_complete=completion.complete_shipped_pipeline)
+@click.argument("target", metavar="[FILE]", required=False, type=click.Path())
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+def pipelines_copy(name: str, target: str | None, force: bool) -> None:
+    """Copy a shipped pipeline to FILE, or into the folder FILE; default: the current folder."""
+    from pathlib import Path
+
+    from edgepipe.pipeline.shipped_pipelines import copy_pipeline
+
+    print_line(f"wrote {copy_pipeline(name, Path(target or '.'), force)}")
 
 
 @cli.group(cls=SuggestingGroup)
@@ -924,7 +999,7 @@ def cache_list(cache_dir: str | None, as_json: bool) -> None:
     from edgepipe.render import cache as renderer
     from edgepipe.render.terminal import show_tables
 
-    return click.echo(renderer.document(cache_dir)) if as_json else show_tables(renderer.tables(cache_dir))
+    return print_document(renderer.document(cache_dir)) if as_json else show_tables(renderer.tables(cache_dir))
 
 
 @cache.command("clear", short_help="Remove all cached results.")
@@ -937,12 +1012,12 @@ def cache_clear(cache_dir: str | None) -> None:
     from edgepipe.core.units import plural
 
     store = Cache(Path(cache_dir) if cache_dir else default_root())
-    click.echo(f"removed {plural(store.clear(), 'entry', 'entries')} from {store.root}")
+    print_line(f"removed {plural(store.clear(), 'entry', 'entries')} from {store.root}")
 
 
 def _print_report(run_report: "Report", as_json: bool) -> None:
     if as_json:
-        return click.echo(run_report.json(), nl=False)
+        return print_document(run_report.json())
     from edgepipe.render.terminal import show_report
 
     return show_report(run_report)
@@ -950,7 +1025,7 @@ def _print_report(run_report: "Report", as_json: bool) -> None:
 
 def _print_notes(notes: "tuple[str, ...]") -> None:
     for note in notes:
-        click.echo(f"note: {note}")
+        print_line(f"note: {note}")
 
 
 def _exit_if_not_met(is_met: bool) -> None:
@@ -968,7 +1043,7 @@ def _handle_errors(debug: bool) -> Iterator[None]:
     try:
         yield
     except EdgepipeError as error:
-        _fail(str(error), error.exit_code, debug)
+        _fail(error.lines, error.exit_code, debug)
     except KeyboardInterrupt:
         _fail_as_interrupted(debug)
     except OSError as error:
@@ -986,28 +1061,38 @@ def _handle_output_error(error: OSError, debug: bool) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout at exit
     if error.errno == errno.EPIPE:
         raise SystemExit(ExitCode.BROKEN_PIPE)
-    _fail(f"the output cannot be written: {error.strerror}", ExitCode.BAD_INPUT, debug)
+    _fail([f"the output cannot be written: {error.strerror}"], ExitCode.BAD_INPUT, debug)
 
 
 def _fail_as_interrupted(debug: bool) -> NoReturn:
-    _fail("interrupted; finished work is kept, the same command resumes it", ExitCode.INTERRUPTED, debug)
+    _fail(["interrupted; finished work is kept, the same command resumes it"], ExitCode.INTERRUPTED, debug)
 
 
 def _fail_with_bug(error: Exception, debug: bool) -> NoReturn:
     description = f"{type(error).__name__}: {error}"
     _fail(
-        f"internal error, a bug in edgepipe: {description} (for the traceback: edgepipe --debug ..)",
+        [f"internal error, a bug in edgepipe: {description} (for the traceback: edgepipe --debug ..)"],
         ExitCode.BUG,
         debug,
     )
 
 
-def _fail(message: str, code: ExitCode, debug: bool) -> NoReturn:
+def _fail(lines: Sequence[str], code: ExitCode, debug: bool) -> NoReturn:
+    prefix = "edgepipe: " if len(lines) == 1 else ""  # several begin with the place of each
     with suppress(OSError):  # a terminal that is gone
-        if debug:
-            traceback.print_exc()
-        click.echo(f"edgepipe: {message}" if "\n" not in message else message, err=True)
+        for part in traceback.format_exception(sys.exception()) if debug else ():
+            for line in part.splitlines() if part.startswith("  File ") else [part.strip("\n")]:
+                print_line(line, to_stderr=True)
+        for line in lines:
+            print_line(f"{prefix}{line}", to_stderr=True)
     raise SystemExit(code)
+
+
+def _show_usage_error(error: click.ClickException) -> None:
+    if not isinstance(error, click.exceptions.NoArgsIsHelpError):  # whose message is the help
+        # It quotes arguments, which may be names of files; click has no other way to change what it shows.
+        error.message = escape_line(error.message)  # type: ignore[misc]
+    error.show()
 
 
 def _open_missing_streams() -> None:
@@ -1024,8 +1109,10 @@ def _open_missing_streams() -> None:
 def main() -> None:
     """Run the command line `sys.argv`; ends with SystemExit."""
     _open_missing_streams()
-    with interrupts.handled(), _handle_errors("--debug" in sys.argv[1:]):
+    with escaped_output(), interrupts.handled(), _handle_errors("--debug" in sys.argv[1:]):
         try:
+            if completion.answer_completion_request(cli):
+                return
             # Not `cli.main`: on a broken pipe it exits with 1, our code for a bug.
             with cli.make_context("edgepipe", sys.argv[1:]) as context:
                 cli.invoke(context)
@@ -1036,7 +1123,7 @@ def main() -> None:
         except click.Abort:
             raise KeyboardInterrupt from None
         except click.ClickException as error:
-            error.show()
+            _show_usage_error(error)
             raise SystemExit(ExitCode.BAD_INPUT) from None
 
 

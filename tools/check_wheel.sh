@@ -24,11 +24,12 @@ esac
 run --version
 run device list >/dev/null
 run stages >/dev/null
-pipeline=$site/edgepipe/shipped/pipelines/digits.yaml
-run check "$pipeline"
-run run "$pipeline" --cache-dir cache --quiet >report.txt
+run pipelines list >/dev/null
+run pipelines copy digits own.yaml
+run check digits own.yaml
+run run digits --cache-dir cache --quiet >report.txt
 tail -n 1 report.txt
-run run "$pipeline" --cache-dir cache --quiet --json >report.json
+run run own.yaml --cache-dir cache --quiet --json >report.json
 grep -q '"status": "cached"' report.json
 if grep -q '"status": "ran"' report.json; then
   echo "check_wheel: the second run was not cached" >&2

@@ -5,7 +5,7 @@ a traceback and ends with its exit code. Anything else that escapes is a bug in 
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -26,6 +26,11 @@ class EdgepipeError(Exception):
     """Base of all errors that edgepipe raises on purpose."""
 
     exit_code = ExitCode.BAD_INPUT
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The message by lines; a line break inside one is part of a name."""
+        return (str(self),)
 
 
 class InputError(EdgepipeError):
@@ -62,18 +67,63 @@ class Problem(NamedTuple):
         return f"{location}: {self.path}: {self.message}" if self.path else f"{location}: {self.message}"
 
 
+MAX_LINES = 40  # of one message: a screenful
+MAX_NAMES = 100  # that a message lists
+MAX_NAME = 200  # characters of each
+MAX_COMPARED = 10_000  # names among which the nearest is looked for
+
+
+def _limit(lines: tuple[str, ...]) -> tuple[str, ...]:
+    return lines if len(lines) <= MAX_LINES else (*lines[:MAX_LINES], f"... and {len(lines) - MAX_LINES:,} more")
+
+
 class ConfigError(InputError):
     """All problems of one or more files, sorted by file and line."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(sorted(problems))
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        super().__init__("\n".join(self.lines))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """One for each problem."""
+        return _limit(tuple(str(problem) for problem in self.problems))
+
+
+class ListedError(InputError):
+    """Several things with one fault: a line that says what it is, and one for each of them."""
+
+    def __init__(self, message: str, items: Iterable[str]) -> None:
+        self.message, self.items = message, tuple(items)
+        super().__init__("\n".join(self.lines))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The message, and the items, indented."""
+        return (self.message, *_limit(tuple(f"  {item}" for item in self.items)))
 
 
 def did_you_mean(name: str, allowed_names: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the nearest allowed name, otherwise the list of what is allowed."""
     names = sorted(allowed_names)
-    close_matches = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if close_matches:
-        return f"; did you mean '{close_matches[0]}'?"
-    return f"; allowed: {', '.join(names)}" if names else ""
+    if close_match := _find_close_match(name, names):
+        return f"; did you mean '{close_match}'?"
+    return f"; allowed: {list_names(names)}" if names else ""
+
+
+def list_names(names: Sequence[str]) -> str:
+    """The names in order, comma-separated; of very many the first, and how many there are."""
+    more_text = f", .. ({len(names):,} in all)" if len(names) > MAX_NAMES else ""
+    return ", ".join(f"{name[:MAX_NAME]}.." if len(name) > MAX_NAME else name for name in names[:MAX_NAMES]) + more_text
+
+
+def _find_close_match(name: str, names: Sequence[str]) -> str | None:
+    # The comparison takes the product of both lengths, for each name.
+    comparable_names = [other for other in names[:MAX_COMPARED] if len(other) <= MAX_NAME]
+    if len(name) > MAX_NAME:
+        return None
+    name_by_lower_case = {other.lower(): other for other in comparable_names}
+    close_matches = difflib.get_close_matches(name, comparable_names, n=1, cutoff=0.6) or [
+        name_by_lower_case[match] for match in difflib.get_close_matches(name.lower(), name_by_lower_case, n=1)
+    ]
+    return next(iter(close_matches), None)

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from edgepipe.core.escape import escape_line
+from edgepipe.core.output import print_line
+
 
 class Progress(Protocol):
     """Receives events from the runner and the training loop."""
@@ -49,20 +52,17 @@ class LineProgress:
     def stage(self, name: str, number: int, stage_count: int, status: str) -> None:
         """Print the stage's new status."""
         self.start_time = time.monotonic()
-        print(f"[{number}/{stage_count}] {name}: {status}", file=sys.stderr, flush=True)
+        print_line(f"[{number}/{stage_count}] {name}: {status}", to_stderr=True)
 
     def epoch(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         """Print the epoch with its values and the time left at this pace."""
         seconds_left = (time.monotonic() - self.start_time) / epoch * (epochs - epoch)
-        print(
-            f"    epoch {epoch}/{epochs}  {_format_metrics(metrics)}  {seconds_left:.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
+        line = f"    epoch {epoch}/{epochs}  {_format_metrics(metrics)}  {seconds_left:.0f} s left"
+        print_line(line, to_stderr=True)
 
     def note(self, text: str) -> None:
         """Print the note."""
-        print(f"note: {text}", file=sys.stderr, flush=True)
+        print_line(f"note: {text}", to_stderr=True)
 
 
 def _format_metrics(metrics: dict[str, float]) -> str:
@@ -90,9 +90,9 @@ class _LiveProgress:
         from rich.progress import Progress as Bar
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(24),
-            TextColumn("{task.fields[values]}"),
+            TextColumn("{task.fields[values]}", markup=False),
             TimeRemainingColumn(),
         )
         self.progress_bar = Bar(*columns, console=Console(stderr=True), transient=True)
@@ -105,16 +105,20 @@ class _LiveProgress:
 
     def stage(self, name: str, number: int, stage_count: int, status: str) -> None:
         """Start a new bar, or print the line of a stage that has ended."""
-        label = f"[{number}/{stage_count}] {name}"
+        label = escape_line(f"[{number}/{stage_count}] {name}")
         if status == "running":
             self.progress_bar.reset(self.bar_task_id, description=label, total=None, values="")
         else:
-            self.progress_bar.console.print(f"{label}: {status}", markup=False, highlight=False)
+            self._print(f"{label}: {status}")
 
     def epoch(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         """Move the bar."""
-        self.progress_bar.update(self.bar_task_id, total=epochs, completed=epoch, values=_format_metrics(metrics))
+        values_text = escape_line(_format_metrics(metrics))
+        self.progress_bar.update(self.bar_task_id, total=epochs, completed=epoch, values=values_text)
 
     def note(self, text: str) -> None:
         """Print the note above the bar."""
-        self.progress_bar.console.print(f"note: {text}", markup=False, highlight=False)
+        self._print(f"note: {text}")
+
+    def _print(self, line: str) -> None:
+        self.progress_bar.console.print(escape_line(line), markup=False, highlight=False, emoji=False)

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgepipe.core.archives import check_expansion
 from edgepipe.core.arrays import Array, sole_array
-from edgepipe.core.errors import InputError
+from edgepipe.core.errors import InputError, ListedError
 from edgepipe.core.units import plural
 from edgepipe.data import class_folders, speech
 from edgepipe.data.data_spec import SoundSpec, SpokenDigitsSpec
@@ -68,10 +68,10 @@ def read(root: Path, spec: SoundSpec, noise_path: Path | None = None) -> RawData
         for split, folder in folder_by_split.items()
     }
     if report.corrupt_files and not spec.skip_corrupt:
-        listing = "\n".join(f"  {file}" for file in report.corrupt_files)
-        raise InputError(
+        raise ListedError(
             f"{root}: {plural(len(report.corrupt_files), 'recording')} cannot be used; replace them, or set "
-            f"`skip_corrupt: true`:\n{listing}"
+            "`skip_corrupt: true`:",
+            report.corrupt_files,
         )
     train_labels = sole_array(raw_splits[Split.TRAIN].y)
     class_folders.check_classes_remain(
@@ -178,10 +178,9 @@ def read_noises(root: Path, rate: int) -> tuple[Array, ...]:
         except _CorruptRecording as reason:
             corrupt_files.append(f"{path} ({reason})")
     if corrupt_files:
-        listing = "\n".join(f"  {file}" for file in corrupt_files)
-        raise InputError(
-            f"augment: noise: {root}: {len(corrupt_files)} of {plural(len(paths), 'recording')} cannot be used:\n"
-            f"{listing}"
+        raise ListedError(
+            f"augment: noise: {root}: {len(corrupt_files)} of {plural(len(paths), 'recording')} cannot be used:",
+            corrupt_files,
         )
     return tuple(noise_waves)
 

@@ -8,7 +8,7 @@ from typing import Any, final
 import numpy as np
 
 from edgepipe.core.arrays import Array, sole_array
-from edgepipe.core.errors import InputError
+from edgepipe.core.errors import InputError, ListedError
 from edgepipe.core.units import plural
 from edgepipe.data import class_folders
 from edgepipe.data.data_spec import ImagesSpec
@@ -65,10 +65,9 @@ def read(root: Path, spec: ImagesSpec) -> RawDataset:
     raw_splits = {split: _read_split(folder, class_names, spec, report) for split, folder in folder_by_split.items()}
     corrupt_files = [str(file) for file in report.corrupt_images]
     if corrupt_files and not spec.skip_corrupt:
-        listing = "\n".join(f"  {file}" for file in corrupt_files)
-        raise InputError(
-            f"{root}: {plural(len(corrupt_files), 'image')} cannot be read; replace them, or set "
-            f"`skip_corrupt: true`:\n{listing}"
+        raise ListedError(
+            f"{root}: {plural(len(corrupt_files), 'image')} cannot be read; replace them, or set `skip_corrupt: true`:",
+            corrupt_files,
         )
     train_labels = sole_array(raw_splits[Split.TRAIN].y)
     class_folders.check_classes_remain(
@@ -123,6 +122,19 @@ def _decode(path: Path, spec: ImagesSpec, report: _ImageReadReport) -> Array | _
         return _CorruptImage(
             path, (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
         )
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Height and width of the upright picture, from the head of its file.
+
+    Raises:
+        OSError: it cannot be read as an image.
+    """
+    from PIL import Image
+
+    with Image.open(path) as image:
+        is_on_its_side = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        return (image.width, image.height) if is_on_its_side else (image.height, image.width)
 
 
 def _turn_upright(image: Any, report: _ImageReadReport) -> Any:

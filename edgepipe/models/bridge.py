@@ -19,7 +19,7 @@ import tensorflow as tf
 import tf_keras
 
 from edgepipe.core.arrays import Array
-from edgepipe.core.errors import InputError
+from edgepipe.core.errors import InputError, ListedError
 from edgepipe.core.units import plural
 from edgepipe.models.bridge_layers import Keras3Layer, OperatorLayer, WeightLayer
 from edgepipe.models.id_inputs import SMALLEST_TABLE, find_id_limits
@@ -360,10 +360,8 @@ class _TwinLayers:
                     f"'{call.operation.name}'"
                 ] = None
         if layers_by_problem:
-            problem_lines = [f"  {', '.join(names)}, of class {reason}" for reason, names in layers_by_problem.items()]
-            raise InputError(
-                "\n".join([f"layers of '{graph.name}' that cannot be carried over to tf_keras:", *problem_lines])
-            )
+            problem_lines = [f"{', '.join(names)}, of class {reason}" for reason, names in layers_by_problem.items()]
+            raise ListedError(f"layers of '{graph.name}' that cannot be carried over to tf_keras:", problem_lines)
 
     def _translate(self, call: GraphCall) -> None:
         keras_operation = call.operation

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from edgepipe.core.errors import InputError
+from edgepipe.core.errors import InputError, ListedError
 from edgepipe.models import custom_objects
 from edgepipe.models.bridge import TOLERANCE, ModelDifference, TensorDifference, random_batch, relative_difference
 from edgepipe.models.bridge_layers import (
@@ -222,10 +222,10 @@ def _check_layers(model: TfKerasModel) -> None:
             _convert_layer(layer, layer.name)
         except UnexportableLayerError as unexportable_error:
             problem_lines.append(
-                f"  '{layer.name}', of class {type(layer).__name__}: {unexportable_error}; {_WORKAROUND_HINT}"
+                f"'{layer.name}', of class {type(layer).__name__}: {unexportable_error}; {_WORKAROUND_HINT}"
             )
     if problem_lines:
-        raise InputError("\n".join([f"layers of '{model.name}' that Keras 3 cannot do:", *problem_lines]))
+        raise ListedError(f"layers of '{model.name}' that Keras 3 cannot do:", problem_lines)
 
 
 def _all_layers(model: TfKerasModel) -> Iterator[TfKerasLayer]:

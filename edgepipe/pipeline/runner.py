@@ -7,18 +7,21 @@ import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgepipe.core import cost, interrupts, references
+from edgepipe.core import cost, interrupts, module_sources, references
 from edgepipe.core.artifact import Artifact, json_digest, wrap_disk_full_errors
 from edgepipe.core.cache import Cache, DamagedEntryError, StoredArtifact
 from edgepipe.core.errors import InputError
+from edgepipe.core.file_memo import MEMO_FILE, FileMemo, active_memo
+from edgepipe.core.metric import Finding
+from edgepipe.core.module_sources import SourceScan
 from edgepipe.core.progress import Progress
-from edgepipe.data.splits import check_labels
 from edgepipe.models.startup import load_tensorflow
-from edgepipe.pipeline.schema import SOURCE_NAME, Pipeline, Step
+from edgepipe.pipeline.quality_gate import find_quality_problems, unjudged_notes
+from edgepipe.pipeline.schema import Pipeline, Step
 from edgepipe.stages import registry
 from edgepipe.stages.context import StageContext
 
@@ -31,6 +34,7 @@ class StepResult:
     stored_artifact: StoredArtifact
     from_cache: bool
     notes: tuple[str, ...] = ()  # of this run only, such as a damaged cache entry
+    findings: tuple[Finding, ...] = ()  # likewise, such as quality at chance
 
 
 @dataclass
@@ -44,6 +48,21 @@ class Run:
     shown_notes: set[str] = field(default_factory=set)
     _loaded_splits: dict[frozenset[Any], Any] = field(default_factory=dict)
     _task: Any = None
+    _file_memo: FileMemo = field(init=False)
+    _source_scan: SourceScan = field(default_factory=SourceScan)
+
+    def __post_init__(self) -> None:
+        self._file_memo = FileMemo(self.cache.root / MEMO_FILE)
+
+    @contextmanager
+    def file_look_up(self) -> Iterator[None]:
+        """While the body computes keys, files that have not changed are not read again."""
+        with self._file_memo, self._source_scan.active():
+            yield
+
+    def forget_sources(self) -> None:
+        """Look up modules anew: time has passed in which they may have been edited."""
+        self._source_scan = SourceScan()
 
     @property
     def earlier_artifacts(self) -> dict[str, Artifact]:
@@ -60,13 +79,29 @@ def run(pipeline: Pipeline, cache: Cache, progress: Progress) -> Run:
     """
     pipeline_run = Run(pipeline, cache, progress)
     with cache.shared_lock():
-        data_identity = _data_identity(pipeline, cache)
+        with pipeline_run.file_look_up():
+            data_identity = _data_identity(pipeline)
         previous_key = ""
         for number, step in enumerate(pipeline.steps, 1):
             interrupts.check()
-            previous_key = _cache_key(pipeline_run, step, previous_key, data_identity)
+            with pipeline_run.file_look_up():
+                previous_key = _cache_key(pipeline_run, step, previous_key, data_identity)
             pipeline_run.step_results.append(_run_step(pipeline_run, step, previous_key, number))
+    _judge_quality(pipeline_run)
     return pipeline_run
+
+
+def _judge_quality(pipeline_run: Run) -> None:
+    """Add what is wrong with the quality of the last model to the result of the last step."""
+    results = [(result.step, result.stored_artifact.entry.outcome) for result in pipeline_run.step_results]
+    findings, notes = tuple(find_quality_problems(results)), unjudged_notes(results)
+    if pipeline_run.pipeline.allow_chance:
+        notes = (*notes, *(f"accepted by `allow_chance`: {finding}" for finding in findings))
+        findings = ()
+    last_result = pipeline_run.step_results[-1]
+    pipeline_run.step_results[-1] = replace(
+        last_result, notes=(*last_result.notes, *notes), findings=(*last_result.findings, *findings)
+    )
 
 
 def _run_step(pipeline_run: Run, step: Step, key: str, number: int) -> StepResult:
@@ -79,6 +114,7 @@ def _run_step(pipeline_run: Run, step: Step, key: str, number: int) -> StepResul
         return StepResult(step, cached_artifact, from_cache=True)
     pipeline_run.progress.stage(step.name, number, step_count, "running")
     stored_artifact = _execute_step(pipeline_run, step, key)
+    pipeline_run.forget_sources()
     pipeline_run.progress.stage(step.name, number, step_count, f"done in {stored_artifact.entry.cost.wall:.1f} s")
     return StepResult(step, stored_artifact, from_cache=False, notes=notes)
 
@@ -155,6 +191,8 @@ def _data_notes(pipeline_run: Run, context: StageContext) -> list[str]:
     """
     if context.splits is None:
         return []
+    from edgepipe.data.splits import check_labels
+
     task = pipeline_run.pipeline.task
     notes = list(context.splits.notes)
     if task is not None and task.measure_family == "one" and task.decode is None:
@@ -205,17 +243,13 @@ def _step_seed(pipeline: Pipeline, step: Step) -> int:
 
 def _load_splits(pipeline_run: Run, step: Step) -> Any:
     pipeline, split_names = pipeline_run.pipeline, step.stage.splits
-    if pipeline.data is None or not split_names or not _uses_data(pipeline_run, step):
+    if pipeline.data is None or not split_names:
         return None
     if split_names not in pipeline_run._loaded_splits:
         from edgepipe.data.dataset_loading import load
 
         pipeline_run._loaded_splits[split_names] = load(pipeline.data, pipeline.base_folder, pipeline.seed, split_names)
     return pipeline_run._loaded_splits[split_names]
-
-
-def _uses_data(pipeline_run: Run, step: Step) -> bool:
-    return step.name != SOURCE_NAME or pipeline_run.pipeline.source.function is not None
 
 
 def _load_task(pipeline_run: Run) -> Any:
@@ -226,18 +260,18 @@ def _load_task(pipeline_run: Run) -> Any:
     return pipeline_run._task
 
 
-def _data_identity(pipeline: Pipeline, cache: Cache) -> dict[str, Any] | None:
+def _data_identity(pipeline: Pipeline) -> dict[str, Any] | None:
     if pipeline.data is None:
         return None
     from edgepipe.data.dataset_identity import compute_identity
 
-    return compute_identity(pipeline.data, pipeline.base_folder, cache.root / "digests.sqlite")
+    return compute_identity(pipeline.data, pipeline.base_folder, active_memo())
 
 
 def _cache_key(pipeline_run: Run, step: Step, previous_key: str, data_identity: dict[str, Any] | None) -> str:
     """The digest of everything that determines the result of `step`."""
     pipeline, stage = pipeline_run.pipeline, step.stage
-    uses_data = bool(stage.splits) and _uses_data(pipeline_run, step)
+    uses_data = bool(stage.splits)
     return json_digest(
         {
             "stage": step.name,
@@ -265,6 +299,6 @@ def _task_identity(pipeline: Pipeline) -> dict[str, Any] | None:
     modules = sorted({reference.partition(":")[0] for reference in pipeline.task.code_references})
     return {
         "options": pipeline.task.model_dump(mode="json"),
-        "quality": references.source_digest("edgepipe.tasks.quality"),
-        "code": {module: references.source_digest(module, pipeline.base_folder) for module in modules},
+        "quality": module_sources.source_digest("edgepipe.tasks.quality"),
+        "code": {module: module_sources.source_digest(module, pipeline.base_folder) for module in modules},
     }

@@ -9,7 +9,7 @@ from edgepipe.core.config import Document, KeyPath
 from edgepipe.core.errors import InputError, did_you_mean
 from edgepipe.core.references import is_reference
 
-PIPELINE_KEYS = ("name", "description", "model", "data", "task", "seed", "stages")
+PIPELINE_KEYS = ("name", "description", "model", "data", "task", "seed", "allow_chance", "stages")
 Settings = Mapping[str, object] | Iterable[str]
 
 

@@ -1,11 +1,11 @@
 """The entries of the cache as a table and as JSON: `edgepipe cache list`."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 
 from edgepipe.core import units
 from edgepipe.core.cache import Cache, default_root
+from edgepipe.core.escape import json_text
 from edgepipe.core.units import Dimension
 from edgepipe.render.report_tables import TextTable
 
@@ -29,7 +29,7 @@ def document(folder: str | None) -> str:
         {"key": e.key, "stage": e.stage, "kind": e.kind, "bytes": store.entry_size(e.key), "created": e.created}
         for e in store.list_entries()
     ]
-    return json.dumps({"schema": "edgepipe.cache/1", "root": str(store.root), "entries": entries}, indent=2)
+    return json_text({"schema": "edgepipe.cache/1", "root": str(store.root), "entries": entries})
 
 
 def _open_cache(folder: str | None) -> Cache:

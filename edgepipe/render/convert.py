@@ -1,8 +1,7 @@
 """The result of `edgepipe convert` as tables and JSON."""
 
-import json
-
 from edgepipe.commands.convert import Conversion
+from edgepipe.core.escape import json_text
 from edgepipe.render.report_tables import TextTable, findings_tables, metrics_table
 
 SCHEMA = "edgepipe.convert/1"
@@ -16,4 +15,4 @@ def tables(conversion: Conversion) -> list[TextTable]:
 
 def document(conversion: Conversion) -> str:
     """The same as one JSON document."""
-    return json.dumps({"schema": SCHEMA, **conversion.model_dump(mode="json")}, indent=2)
+    return json_text({"schema": SCHEMA, **conversion.model_dump(mode="json")})

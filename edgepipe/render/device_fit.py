@@ -3,6 +3,7 @@
 import math
 
 from edgepipe.core import units
+from edgepipe.core.escape import json_text
 from edgepipe.core.units import Dimension
 from edgepipe.devices.latency.feature_names import FEATURE_DESCRIPTIONS
 from edgepipe.devices.latency.latency_record import HeldOutError
@@ -27,6 +28,11 @@ def tables(device_fit: DeviceFit) -> list[TextTable]:
     title = f"{units.plural(fit.points, 'measurement')}, {fit.kind}"
     rates_table = TextTable(title, ("feature", "cycles", "ns", "spread", "counts"), rate_rows, frozenset({1, 2, 3}))
     return [rates_table, *([_families_table(fit.error), _predictions_table(device_fit)] if fit.error else [])]
+
+
+def document(device_fit: DeviceFit) -> str:
+    """The fit as one JSON document."""
+    return json_text(device_fit.fit.model_dump(mode="json"))
 
 
 def _families_table(held_out_error: HeldOutError) -> TextTable:

@@ -1,12 +1,12 @@
 """Device profiles as tables and JSON: `edgepipe device list` and `edgepipe device show`."""
 
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 
 from edgepipe.core import units
 from edgepipe.core.config import KeyPath
+from edgepipe.core.escape import json_text
 from edgepipe.core.units import Dimension
 from edgepipe.devices import citations, device_profile
 from edgepipe.devices.calibration.calibration_record import DeviceCalibration, PredictionErrors
@@ -37,7 +37,7 @@ def list_document() -> str:
     devices = {
         name: device_profile.load(name, Path.cwd()).model_dump(mode="json") for name in device_profile.device_names()
     }
-    return json.dumps({"schema": "edgepipe.devices/1", "devices": devices}, indent=2)
+    return json_text({"schema": "edgepipe.devices/1", "devices": devices})
 
 
 def tables(name: str) -> list[TextTable]:
@@ -202,6 +202,4 @@ def _transfer_text(transfer: device_profile.LatencyTransfer | None) -> str:
 
 def document(name: str) -> str:
     """The same as one JSON document."""
-    return json.dumps(
-        {"schema": "edgepipe.device/1", **device_profile.load(name, Path.cwd()).model_dump(mode="json")}, indent=2
-    )
+    return json_text({"schema": "edgepipe.device/1", **device_profile.load(name, Path.cwd()).model_dump(mode="json")})

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from edgepipe.core import units
 from edgepipe.core.errors import InputError
+from edgepipe.core.escape import json_text
 from edgepipe.core.metric import Metric, Record
 from edgepipe.core.units import Dimension
 from edgepipe.render.report_tables import TextTable
@@ -327,6 +328,11 @@ def _buffer_record(plan: ArenaPlan, buffer: ArenaBuffer) -> BufferRecord:
 def _step_operator(plan: ArenaPlan, step: int) -> str | None:
     operator = plan.step_operators[step] if step >= 0 else None
     return operator.location if operator is not None else None
+
+
+def document(model: Model, run_record: RunRecord | None = None) -> str:
+    """The same as one JSON document."""
+    return json_text(build_record(model, run_record).model_dump(mode="json", by_alias=True))
 
 
 def tables(model: Model, run_record: RunRecord | None = None) -> list[TextTable]:

@@ -1,9 +1,8 @@
 """The profile of a model as tables and as JSON: `edgepipe profile`."""
 
-import json
-
 from edgepipe.commands.profile import DeviceProfileResult, ModelProfile, OperatorProfile
 from edgepipe.core import units
+from edgepipe.core.escape import json_text
 from edgepipe.core.metric import Judgement, Metric
 from edgepipe.core.units import Dimension
 from edgepipe.render.report_tables import TextTable, findings_tables, provenance_text
@@ -143,4 +142,4 @@ def describe_durations(model_profile: ModelProfile) -> str:
 
 def document(model_profile: ModelProfile) -> str:
     """The same as one JSON document."""
-    return json.dumps({"schema": "edgepipe.profile/1", **model_profile.model_dump(mode="json")}, indent=2)
+    return json_text({"schema": "edgepipe.profile/1", **model_profile.model_dump(mode="json")})

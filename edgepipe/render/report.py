@@ -10,6 +10,7 @@ from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.config import describe_value, read_text
 from edgepipe.core.cost import Cost
 from edgepipe.core.errors import InputError
+from edgepipe.core.escape import json_text
 from edgepipe.core.metric import Finding, Metric, Record, Verdict
 from edgepipe.core.outcome import Outcome
 
@@ -72,7 +73,7 @@ class Report(Record):
 
     def json(self) -> str:  # type: ignore[override]  # pydantic's deprecated method of this name
         """The text of `report.json`."""
-        return self.model_dump_json(indent=2, by_alias=True) + "\n"
+        return json_text(self.model_dump(mode="json", by_alias=True)) + "\n"
 
 
 def load(path: Path) -> Report:

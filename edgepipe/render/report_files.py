@@ -52,7 +52,12 @@ def _stage_report(number: int, step_result: StepResult) -> StageReport:
         digest=entry.digest,
         made=_format_iso_time(entry.created),
         cost=entry.cost,
-        outcome=entry.outcome.model_copy(update={"notes": (*step_result.notes, *entry.outcome.notes)}),
+        outcome=entry.outcome.model_copy(
+            update={
+                "notes": (*step_result.notes, *entry.outcome.notes),
+                "findings": (*entry.outcome.findings, *step_result.findings),
+            }
+        ),
     )
 
 

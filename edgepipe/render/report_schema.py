@@ -2,6 +2,7 @@
 
 import json
 
+from edgepipe.core.output import print_document
 from edgepipe.render.report import SCHEMA, Report
 
 
@@ -16,4 +17,4 @@ def schema_text() -> str:
 
 
 if __name__ == "__main__":
-    print(schema_text(), end="")
+    print_document(schema_text())

@@ -1,12 +1,12 @@
 """The quantization sensitivity of layers as tables, as JSON and as a chart."""
 
-import json
 from pathlib import Path
 
 from edgepipe.commands.sensitivity import SensitivityReport
 from edgepipe.compress.quantizer.layer_sensitivity import LayerSensitivity, RoundingError
 from edgepipe.core.artifact import write_atomically
 from edgepipe.core.errors import InputError
+from edgepipe.core.escape import json_text
 from edgepipe.render.report_tables import TextTable
 
 SCHEMA = "edgepipe.sensitivity/1"
@@ -70,7 +70,7 @@ def _model_table(report: SensitivityReport) -> TextTable:
 
 def document(report: SensitivityReport) -> str:
     """The same as one JSON document."""
-    return json.dumps({"schema": SCHEMA, **report.model_dump(mode="json")}, indent=2)
+    return json_text({"schema": SCHEMA, **report.model_dump(mode="json")})
 
 
 def draw_chart(report: SensitivityReport, path: Path) -> None:

@@ -1,8 +1,7 @@
 """The result of `edgepipe verify` as tables and JSON."""
 
-import json
-
 from edgepipe.commands.verify import Verification
+from edgepipe.core.escape import json_text
 from edgepipe.core.metric import Verdict
 from edgepipe.render.report_tables import TextTable, findings_tables, judgement_text, metrics_table
 
@@ -33,4 +32,4 @@ def document(verification: Verification) -> str:
         "met": verification.met,
         "judgement": verification.judgement,
     }
-    return json.dumps(body, indent=2)
+    return json_text(body)

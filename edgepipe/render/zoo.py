@@ -8,6 +8,7 @@ import yaml
 from edgepipe.commands.footprint import Footprint
 from edgepipe.core import units
 from edgepipe.core.errors import InputError, did_you_mean
+from edgepipe.core.escape import json_text
 from edgepipe.core.units import Dimension
 from edgepipe.render import profile as profile_render
 from edgepipe.render.report_tables import TextTable, provenance_text
@@ -65,7 +66,7 @@ def architecture_document(name: str | None) -> str:
             "footprints": [entry for entry in footprint_catalog["footprints"] if entry["name"] == n]}
         for n in architecture_names
     }  # fmt: skip
-    return json.dumps({"schema": SCHEMA, "with": footprint_catalog["with"], "architectures": body}, indent=2)
+    return json_text({"schema": SCHEMA, "with": footprint_catalog["with"], "architectures": body})
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
@@ -121,4 +122,4 @@ def _device_tables(footprint: Footprint) -> list[TextTable]:
 
 def document(footprint: Footprint) -> str:
     """One architecture as a JSON document."""
-    return json.dumps({"schema": SCHEMA, **footprint.model_dump(mode="json")}, indent=2)
+    return json_text({"schema": SCHEMA, **footprint.model_dump(mode="json")})

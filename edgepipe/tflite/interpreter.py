@@ -18,6 +18,7 @@ import numpy as np
 
 from edgepipe.core.arrays import Array, Arrays
 from edgepipe.core.errors import InputError
+from edgepipe.core.output import print_line
 from edgepipe.core.units import plural
 from edgepipe.tflite import reader, sandbox
 from edgepipe.tflite.model import Model
@@ -300,6 +301,6 @@ def hide_delegate_notice() -> Iterator[None]:
             os.dup2(saved_stderr, 2)
             os.close(saved_stderr)
             capture_file.seek(0)
-            for line in capture_file.read().splitlines(keepends=True):
-                if DELEGATE_NOTICE.encode() not in line:
-                    os.write(2, line)
+            for line in capture_file.read().decode(errors="surrogateescape").split("\n"):
+                if line and DELEGATE_NOTICE not in line:
+                    print_line(line, to_stderr=True)

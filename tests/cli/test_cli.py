@@ -20,8 +20,8 @@ OR_A_FILE = "(the path of a .yaml file is also allowed)"
 
 USAGE = [  # arguments, the last line on stderr
     (["chekc"], "Error: no command 'chekc'; did you mean 'check'?"),
-    (["zzz"], "Error: no command 'zzz'; allowed: cache, check, convert, data, device, init, inspect, profile, report, "
-     "run, sensitivity, stages, verify, zoo"),
+    (["zzz"], "Error: no command 'zzz'; allowed: cache, check, convert, data, device, init, inspect, pipelines, "
+     "profile, report, run, schema, sensitivity, stages, verify, zoo"),
     (["device", "shwo"], "Error: no command 'shwo'; did you mean 'show'?"),
     (["cache", "lst"], "Error: no command 'lst'; did you mean 'list'?"),
     (["--versoin"], "Error: No such option '--versoin'. Did you mean '--version'?"),

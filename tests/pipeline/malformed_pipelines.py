@@ -24,8 +24,8 @@ STAGES = GOOD[GOOD.index("stages:") :]
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
 )
-TOP = "; allowed: data, description, model, name, seed, stages, task"
-NOT_ONE = " a pipeline is a mapping with name, description, model, data, task, seed, stages; found "
+TOP = "; allowed: allow_chance, data, description, model, name, seed, stages, task"
+NOT_ONE = " a pipeline is a mapping with name, description, model, data, task, seed, allow_chance, stages; found "
 MODELS = "; expected a .keras or .h5 model, a .tflite model, or a SavedModel folder"
 METRICS = "accuracy, accuracy_drop, host, macs, nonzero_parameters, nucleo-l4r5zi, parameters, size, size_deflate, size_zstd, sparsity"
 
@@ -151,8 +151,12 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ("sparsity 75", "0.5", "75", [
         "7:23: stages.1.prune.sparsity: should be less than 1; found the number 75; 75 % is written 0.75",
     ]),
-    ("sparsity 75 %", "0.5", "75 %", [
-        "7:23: stages.1.prune.sparsity: should be a number; found the text '75 %'; 75 % is written 0.75",
+    ("sparsity 175 %", "0.5", "175 %", [
+        "7:23: stages.1.prune.sparsity: should be less than 1; found the number 1.75",
+    ]),
+    ("granularity", "sparsity: 0.5", "granularity: channels", [
+        "7:26: stages.1.prune.granularity: found 'channels'; allowed: weight, channel, block MxN (outputs x inputs, as "
+        "1x4), N:M (as 2:4); did you mean 'channel'?",
     ]),
     ("sparsity 1", "0.5", "1", [
         "7:23: stages.1.prune.sparsity: should be less than 1; found the number 1",

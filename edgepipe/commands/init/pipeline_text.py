@@ -128,15 +128,24 @@ def _data_lines(model_info: ModelInfo, data_source: DataSource) -> list[str]:
             yaml_line("# data: {npz: data.npz}", "arrays x and y: with data, quality is measured on its test split")
         ]
     (first_key, first_option), *other_options = data_source.options.items()
+    option_comments = {**_COMMENT_BY_DATA_OPTION, **data_source.option_comments}
     return [
         "data:",
         yaml_line(f"  {first_key}: {yaml_value(first_option)}", data_source.comment),
-        *(yaml_line(f"  {key}: {yaml_value(option)}", _COMMENT_BY_DATA_OPTION[key]) for key, option in other_options),
+        *(yaml_line(f"  {key}: {yaml_value(option)}", option_comments.get(key, "")) for key, option in other_options),
         *([] if model_info.kind is ArtifactKind.TFLITE else [yaml_line("  representative: 200", _CALIBRATION_COMMENT)]),
         yaml_line("  # validation: 0.2", "validation share of the samples, unless the data has such a split"),
         yaml_line("  # test: 0.2", "test share, which only `validate` reads, likewise"),
-        *([] if first_key == "images" else [yaml_line("  # rescale: unit", "integers to [0, 1]; signed: to [-1, 1]")]),
+        *_scaling_lines(first_key, data_source),
     ]
+
+
+def _scaling_lines(source_key: str, data_source: DataSource) -> list[str]:
+    if source_key in ("csv", "parquet", "audio"):
+        return [yaml_line("  # standardize: true", "mean 0 and deviation 1 for each channel, if it was trained so")]
+    if data_source.options is None or "rescale" in data_source.options:
+        return []
+    return [yaml_line("  # rescale: unit", "integers to [0, 1]; signed: to [-1, 1]")]
 
 
 _COMMENT_BY_DATA_OPTION = {

@@ -18,6 +18,7 @@ class Convert(ConvertOptions):
         ArtifactKind.TFLITE,
     )
     splits: ClassVar = FITTING_SPLITS
+    compresses: ClassVar = True
     tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy",
                             "zstandard")  # fmt: skip
 

@@ -78,7 +78,7 @@ class Validate(Stage):
 
     def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
         """The content of the profiles, and the host whose time is measured."""
-        devices = [device_profile.load(device, pipeline.base_folder) for device in self.devices]
+        devices = self.load_devices(pipeline.base_folder)
         return {"devices": [device_profile.digest(device) for device in devices], "host": fingerprint().digest}
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
@@ -89,8 +89,8 @@ class Validate(Stage):
 
         context, input_artifact = _runnable_context(context), context.artifact
         model = read(context.artifact.path)
-        devices = [device_profile.load(device, context.base_folder) for device in self.devices]
-        limits = self._limits(context.pipeline)
+        devices = self.load_devices(context.base_folder)
+        limits = self.read_budget(context.pipeline)
         quality_metrics, agreement_tables, notes = validation_checks.check_quality(
             context, self._reference_stages(limits, context.pipeline), self.compared_samples
         )
@@ -121,7 +121,12 @@ class Validate(Stage):
         device_names = [Path(device).stem for device in self.devices]
         return BudgetNames(_quality_names(pipeline), device_names, pipeline.earlier_stages)
 
-    def _limits(self, pipeline: PipelineInfo) -> list[Limit]:
+    def load_devices(self, base_folder: Path) -> list[Device]:
+        """The profiles; paths of profiles start from `base_folder`."""
+        return [device_profile.load(name, base_folder) for name in self.devices]
+
+    def read_budget(self, pipeline: PipelineInfo) -> list[Limit]:
+        """The limits of the budget."""
         document = Document("budget")
         limits = read_limits(document, (), self.budget, self._budget_names(pipeline))
         document.raise_problems()

@@ -127,12 +127,9 @@ def _reference_metrics(context: StageContext, stage_name: str, deployed_metrics:
 
 
 def _keras_metrics(context: StageContext, stage_name: str, artifact: Artifact) -> list[Metric]:
-    from edgepipe.training.training_loop import evaluate
-
     model = open_model(artifact.path, artifact.kind, allow_code=context.allow_code)
-    value_by_metric = evaluate(model, context.task, context.data.test)
-    metrics = model_metrics.quality_metrics(
-        value_by_metric, context.task, "test", len(context.data.test), f"the Keras model of stage '{stage_name}'"
+    metrics = model_metrics.keras_quality(
+        model, context.task, context.data.test, "test", f"the Keras model of stage '{stage_name}'"
     )
     return [metric.model_copy(update={"name": f"{metric.name}_of_{stage_name}"}) for metric in metrics]
 
