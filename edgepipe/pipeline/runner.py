@@ -18,6 +18,7 @@ from edgepipe.core.errors import InputError
 from edgepipe.core.file_memo import MEMO_FILE, FileMemo, active_memo
 from edgepipe.core.metric import Finding
 from edgepipe.core.module_sources import SourceScan
+from edgepipe.core.outcome import Outcome
 from edgepipe.core.progress import Progress
 from edgepipe.models.startup import load_tensorflow
 from edgepipe.pipeline.quality_gate import find_quality_problems, unjudged_notes
@@ -231,9 +232,17 @@ def _build_context(pipeline_run: Run, step: Step, artifact: Artifact | None, fol
         task_if_any=_load_task(pipeline_run),
         allow_code=pipeline.source.allow_code,
         earlier_artifacts=pipeline_run.earlier_artifacts,
-        earlier_outcomes={r.step.name: r.stored_artifact.entry.outcome for r in pipeline_run.step_results},
+        earlier_outcomes=_earlier_outcomes(pipeline_run),
         cache=pipeline_run.cache,
     )
+
+
+def _earlier_outcomes(pipeline_run: Run) -> dict[str, Outcome]:
+    """What the steps so far reported, and what is wrong with the quality of their models, if anything."""
+    results = [(result.step, result.stored_artifact.entry.outcome) for result in pipeline_run.step_results]
+    findings = [] if pipeline_run.pipeline.allow_chance else find_quality_problems(results)
+    quality_outcomes = {"quality": Outcome(findings=tuple(findings))} if findings else {}
+    return {**{step.name: outcome for step, outcome in results}, **quality_outcomes}
 
 
 def _step_seed(pipeline: Pipeline, step: Step) -> int:

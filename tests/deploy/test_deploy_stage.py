@@ -14,11 +14,12 @@ from edgepipe.render.report import Report
 pytestmark = pytest.mark.slow
 
 
-def _run(model: Path, tmp_path: Path, deploy: dict[str, Any], size: str = "1 MiB") -> Report:
+def _run(model: Path, tmp_path: Path, deploy: dict[str, Any], size: str = "1 MiB", allow_chance: bool = True) -> Report:
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "data.npz", x=rng.uniform(-6, 6, (400, 64)).astype("f4"), y=rng.integers(0, 10, 400))
     pipeline = {
         "name": "p",
+        "allow_chance": allow_chance,  # the labels are random
         "model": str(model),
         "data": {"npz": str(tmp_path / "data.npz")},
         "task": "classification",
@@ -51,6 +52,9 @@ def test_what_missed_its_budget_is_not_deployed_unless_that_is_wanted(model: Pat
     report = _run(model, tmp_path, deploy, size="1 B")
     (finding,) = report.stage("deploy").outcome.findings
     assert "not deployed: 'validate' is not met" in finding.observed
+    assert not (tmp_path / "app").exists()
+    report = _run(model, tmp_path, deploy, allow_chance=False)
+    assert "not deployed: 'quality' is not met" in report.stage("deploy").outcome.findings[0].observed
     assert not (tmp_path / "app").exists()
     report = _run(model, tmp_path, {**deploy, "even_if_not_met": True}, size="1 B")
     assert not report.met

@@ -107,7 +107,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ]),
     ("bad addresses and a microcontroller", "- validate:", "- deploy: {to: [ssh://pi:secret@board/x, board, host:///a, host:///a], device: nucleo-l4r5zi}\n  - validate:", [
         "10:19: stages.4.deploy.to.0: 'ssh://pi:***@board/x': an address never holds a password; use a key, the agent (ssh-add) or ~/.ssh/config",
-        "10:44: stages.4.deploy.to.1: 'board': no scheme; for example ssh://pi@raspberrypi/home/pi/app, ssh://alias/~/app or host:///tmp/app",
+        "10:44: stages.4.deploy.to.1: 'board': no scheme; for example ssh://pi@raspberrypi/home/pi/app, ssh://alias/~/app, adb://SERIAL or host:///tmp/app",
         "10:62: stages.4.deploy.to.3: 'host:///a' is listed twice",
         "10:82: stages.4.deploy.device: nucleo-l4r5zi is a microcontroller (Armv7E-M), which runs no system that a model can be copied to; a model is built into its firmware",
     ]),
