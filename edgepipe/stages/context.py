@@ -7,6 +7,7 @@ from pathlib import Path
 from edgepipe.core.artifact import Artifact
 from edgepipe.core.cache import Cache
 from edgepipe.core.errors import InputError
+from edgepipe.core.outcome import Outcome
 from edgepipe.core.progress import Progress
 from edgepipe.data.splits import DatasetSplits
 from edgepipe.tasks.quality import Task
@@ -51,6 +52,7 @@ class StageContext:
     task_if_any: Task | None = None
     allow_code: bool = False
     earlier_artifacts: Mapping[str, Artifact] = field(default_factory=dict)
+    earlier_outcomes: Mapping[str, Outcome] = field(default_factory=dict)
     cache: Cache | None = None
 
     @property
