@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from edgepipe.core.metric import Metric
-from edgepipe.data.splits import DatasetSplits, Split, SplitData
+from edgepipe.data.split_names import Split
+from edgepipe.data.splits import DatasetSplits, SplitData
 from edgepipe.stages.model_metrics import measure_outputs
 from edgepipe.stages.preprocessing_check import check_preprocessing
 from edgepipe.tasks.quality import Task, build_task

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from edgepipe.data.data_spec import FunctionSpec
 from edgepipe.data.dataset_loading import load
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 
 from .conftest import ROOT, FinishedRun, environment
 
