@@ -127,7 +127,7 @@ try:
     main()
 except SystemExit as end:
     assert not end.code, end.code
-print(sorted({{name.partition(".")[0] for name in sys.modules}} & {{"tensorflow", "keras", "tf_keras", "sklearn"}}))
+print(sorted({{name.partition(".")[0] for name in sys.modules}} & {{"tensorflow", "keras", "tf_keras", "sklearn", "numpy"}}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
