@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 if TYPE_CHECKING:
     from edgepipe.commands.convert import Conversion
     from edgepipe.commands.dataset import DatasetSummary
+    from edgepipe.commands.deploy import DeviceListing, FleetDeployment
     from edgepipe.commands.footprint import Footprint
+    from edgepipe.commands.measure import DeviceMeasurement
     from edgepipe.commands.profile import ModelProfile
     from edgepipe.commands.sensitivity import SensitivityReport
     from edgepipe.commands.verify import Verification
     from edgepipe.compress.schemes import CalibrationMethod, InterfaceType, RecurrentForm, SchemeName
     from edgepipe.core.arrays import Arrays
     from edgepipe.core.progress import Progress
+    from edgepipe.deploy.android_proof import Delegate
     from edgepipe.devices.calibration.calibration_record import DeviceCalibration
     from edgepipe.devices.latency.profile_fragment import DeviceFit
     from edgepipe.pipeline.schema import Pipeline
@@ -402,21 +405,40 @@ def fit_device(
     return fit_result
 
 
-def profile(model: StrPath, *, devices: Collection[str] = (), cache_dir: StrPath | None = None) -> "ModelProfile":
+def profile(
+    model: StrPath,
+    *,
+    devices: Collection[str] = (),
+    cache_dir: StrPath | None = None,
+    on: str | None = None,
+    python: str = "python3",
+    accept_new_host_key: bool = False,
+) -> "ModelProfile":
     """Latency, RAM and flash of a .tflite on devices, and where each operator runs; no TensorFlow.
 
     Args:
         model: the .tflite.
         devices: names or paths of profiles; none for all that come with edgepipe.
         cache_dir: the folder of Vela's results; None for `$EDGEPIPE_CACHE_DIR`, else `~/.cache/edgepipe`.
+        on: the address of a board of the only device, where latency and memory are measured; None to measure nowhere.
+        python: the interpreter on that board.
+        accept_new_host_key: trust a host that is met for the first time.
 
     Raises:
-        InputError: no .tflite, a damaged one, or an unknown device.
+        InputError: no .tflite, a damaged one, an unknown device, or `on` without exactly one device.
+        ToolError: the board cannot be reached or used.
     """
     from edgepipe.commands import profile as profiling
     from edgepipe.core.cache import Cache
+    from edgepipe.core.errors import InputError
 
-    return profiling.profile_model(Path(model), devices, Cache(Path(cache_dir)) if cache_dir is not None else None)
+    cache, health = Cache(Path(cache_dir)) if cache_dir is not None else None, None
+    if on is not None:
+        if len(devices) != 1:
+            raise InputError(f"--on measures on the board of one device; name it with --device, found {len(devices)}")
+        (device,) = devices
+        health = measure(model, on, device=device, python=python, accept_new_host_key=accept_new_host_key).health
+    return profiling.profile_model(Path(model), devices, cache, measured=health)
 
 
 def footprint(
@@ -463,6 +485,220 @@ def describe_data(description: str, *, seed: int | None = None, picture: StrPath
     if picture is not None:
         dataset.draw_picture(pick_samples(splits, dataset.SAMPLES_PER_CLASS), Path(picture))
     return summary
+
+
+def deploy_model(
+    model: StrPath,
+    to: Sequence[str],
+    *,
+    data: "StrPath | Arrays | None" = None,
+    samples: int = 200,
+    tolerance: int | None = None,
+    limits: Iterable[str] = (),
+    device: str | None = None,
+    threads: int = 1,
+    stage_only: bool = False,
+    keep: int = 5,
+    canary: int = 1,
+    parallel: int = 8,
+    max_failures: float = 0.2,
+    wait: float = 120.0,
+    python: str = "python3",
+    install: bool = False,
+    benchmark_model: StrPath | None = None,
+    delegate: "Delegate" = "xnnpack",
+    accept_new_host_key: bool = False,
+    progress: "Progress | None" = None,
+) -> "FleetDeployment":
+    """Deploy a .tflite to devices: stage it there, prove it with golden vectors, and switch to it atomically.
+
+    Args:
+        model: a .tflite, or the folder or report.json of a run, whose last .tflite is taken.
+        to: addresses such as "ssh://pi@raspberrypi/home/pi/app".
+        data: inputs of the golden vectors, an array or a .npy or .npz file; None for random numbers.
+        samples: the most golden vectors.
+        tolerance: the largest difference in LSB that passes; None derives it from this machine's own kernels.
+        limits: such as `["latency=20ms"]`, which the device must meet.
+        device: the profile of the boards, by name or path.
+        threads: of the interpreter.
+        stage_only: do not switch.
+        keep: complete versions that stay on a device.
+        canary: devices that are deployed to first; if one fails, no other is touched.
+        parallel: devices at a time.
+        max_failures: share of the devices that may fail before no further one is begun.
+        wait: seconds to wait for the lock of a device.
+        python: the interpreter on the devices.
+        install: install the runtime there where it is missing.
+        benchmark_model: the benchmark tool for Android, for devices at adb; None: nothing is measured there.
+        delegate: what must run the whole model on Android.
+        accept_new_host_key: trust hosts that are met for the first time.
+        progress: told of waits and installations; None for silence.
+
+    Raises:
+        InputError: no .tflite, one that does not run here, samples that do not fit, or a malformed address. What
+            happens on a device is in the outcome of that device.
+    """
+    from edgepipe.commands import deploy as command
+    from edgepipe.core.progress import SilentProgress
+    from edgepipe.deploy import board_check
+    from edgepipe.deploy.android_proof import AndroidOptions
+    from edgepipe.deploy.backends import ConnectionOptions
+    from edgepipe.deploy.fleet import FleetOptions
+    from edgepipe.deploy.golden_vectors import GoldenOptions
+    from edgepipe.deploy.health_check import MeasurementOptions, parse_limits
+    from edgepipe.deploy.proof import DeploymentOptions
+
+    options = DeploymentOptions(
+        stage_only=stage_only, keep=keep, wait_seconds=wait, install=install, limits=parse_limits(limits),
+        profile=board_check.load_board(device, Path.cwd()), measurement=MeasurementOptions(threads=threads),
+        android=AndroidOptions(Path(benchmark_model) if benchmark_model is not None else None, delegate),
+    )  # fmt: skip
+    golden_options = GoldenOptions(_read_samples(data), samples, tolerance)
+    return command.deploy(
+        _find_tflite(Path(model)), to, golden_options, options, ConnectionOptions(python, accept_new_host_key),
+        FleetOptions(canary, parallel, max_failures), (progress or SilentProgress()).note,
+    )  # fmt: skip
+
+
+def measure(
+    model: StrPath,
+    on: str,
+    *,
+    data: "StrPath | Arrays | None" = None,
+    samples: int = 200,
+    tolerance: int | None = None,
+    limits: Iterable[str] = (),
+    device: str | None = None,
+    threads: int = 1,
+    runs: int = 50,
+    wait: float = 120.0,
+    python: str = "python3",
+    install: bool = False,
+    benchmark_model: StrPath | None = None,
+    delegate: "Delegate" = "xnnpack",
+    accept_new_host_key: bool = False,
+    progress: "Progress | None" = None,
+) -> "DeviceMeasurement":
+    """Measure a .tflite on a device without deploying it: latency, memory, and how far its outputs differ.
+
+    Args:
+        model: a .tflite, or the folder or report.json of a run, whose last .tflite is taken.
+        on: the address of the device.
+        data: as in `deploy_model`.
+        samples: as in `deploy_model`.
+        tolerance: as in `deploy_model`.
+        limits: as in `deploy_model`.
+        device: as in `deploy_model`.
+        threads: of the interpreter.
+        runs: timed calls.
+        wait: as in `deploy_model`.
+        python: as in `deploy_model`.
+        install: as in `deploy_model`.
+        benchmark_model: as in `deploy_model`.
+        delegate: as in `deploy_model`.
+        accept_new_host_key: as in `deploy_model`.
+        progress: as in `deploy_model`.
+
+    Raises:
+        InputError: no .tflite, one that does not run here, samples that do not fit, or a malformed address.
+        ToolError: the device cannot be reached or used.
+    """
+    from edgepipe.commands import measure as command
+    from edgepipe.core.progress import SilentProgress
+    from edgepipe.deploy import board_check
+    from edgepipe.deploy.android_proof import AndroidOptions
+    from edgepipe.deploy.backends import ConnectionOptions
+    from edgepipe.deploy.golden_vectors import GoldenOptions
+    from edgepipe.deploy.health_check import MeasurementOptions, parse_limits
+    from edgepipe.deploy.proof import DeploymentOptions
+
+    options = DeploymentOptions(
+        wait_seconds=wait, install=install, limits=parse_limits(limits),
+        profile=board_check.load_board(device, Path.cwd()), measurement=MeasurementOptions(threads, runs),
+        android=AndroidOptions(Path(benchmark_model) if benchmark_model is not None else None, delegate),
+    )  # fmt: skip
+    golden_options = GoldenOptions(_read_samples(data), samples, tolerance)
+    return command.measure(
+        _find_tflite(Path(model)), on, golden_options, options, ConnectionOptions(python, accept_new_host_key),
+        (progress or SilentProgress()).note,
+    )  # fmt: skip
+
+
+def _read_samples(data: "StrPath | Arrays | None") -> "Arrays | None":
+    if not isinstance(data, str | Path):
+        return data
+    from edgepipe.data import sample_files
+
+    return sample_files.read(Path(data)).x
+
+
+def _find_tflite(model_or_run: Path) -> Path:
+    """The model itself, or the last .tflite of the run whose folder or report it is."""
+    from edgepipe.core.artifact import ArtifactKind
+    from edgepipe.core.errors import InputError
+
+    if not model_or_run.is_dir() and model_or_run.suffix != ".json":
+        return model_or_run
+    run_report = load_report(model_or_run)
+    names = [stage.artifact for stage in run_report.stages if stage.kind is ArtifactKind.TFLITE and stage.artifact]
+    if not names:
+        raise InputError(f"{model_or_run}: this run made no .tflite that a device could run; add a stage `convert`")
+    return (model_or_run if model_or_run.is_dir() else model_or_run.parent) / names[-1]
+
+
+def switch_version(
+    to: Sequence[str],
+    version: str | None = None,
+    *,
+    canary: int = 1,
+    parallel: int = 8,
+    max_failures: float = 0.2,
+    wait: float = 120.0,
+    accept_new_host_key: bool = False,
+    progress: "Progress | None" = None,
+) -> "FleetDeployment":
+    """Switch devices to a version that they have, or back to the one that ran before.
+
+    Args:
+        to: addresses of devices.
+        version: its name; None for a rollback.
+        canary: as in `deploy_model`.
+        parallel: as in `deploy_model`.
+        max_failures: as in `deploy_model`.
+        wait: as in `deploy_model`.
+        accept_new_host_key: as in `deploy_model`.
+        progress: as in `deploy_model`.
+
+    Raises:
+        InputError: a malformed address. What happens on a device is in the outcome of that device.
+    """
+    from edgepipe.commands import deploy as command
+    from edgepipe.core.progress import SilentProgress
+    from edgepipe.deploy.backends import ConnectionOptions
+    from edgepipe.deploy.fleet import FleetOptions
+    from edgepipe.deploy.proof import DeploymentOptions
+
+    return command.switch(
+        to, version, DeploymentOptions(wait_seconds=wait), ConnectionOptions(accept_new_host_key=accept_new_host_key),
+        FleetOptions(canary, parallel, max_failures), (progress or SilentProgress()).note,
+    )  # fmt: skip
+
+
+def list_versions(device: str, *, accept_new_host_key: bool = False) -> "DeviceListing":
+    """The versions on a device, and which of them runs.
+
+    Args:
+        device: its address.
+        accept_new_host_key: trust a host that is met for the first time.
+
+    Raises:
+        InputError: a malformed address.
+        ToolError: the device cannot be reached.
+    """
+    from edgepipe.commands import deploy as command
+    from edgepipe.deploy.backends import ConnectionOptions
+
+    return command.list_device(device, ConnectionOptions(accept_new_host_key=accept_new_host_key))
 
 
 def load_report(path: StrPath) -> "Report":

@@ -72,6 +72,44 @@ CACHE_DIR = click.option(
 RUNS_DIR = click.option(
     "--runs-dir", type=click.Path(file_okay=False), default="runs", show_default=True, help="The folder of all runs."
 )
+GOLDEN_DATA = click.option(
+    "--data", type=click.Path(), help="Inputs of the golden vectors, .npy or .npz; default: random numbers."
+)
+GOLDEN_SAMPLES = click.option(
+    "--samples", type=click.IntRange(1), default=200, show_default=True, help="The most golden vectors."
+)
+TOLERANCE = click.option(
+    "--tolerance", type=click.IntRange(0), metavar="LSB",
+    help="The largest difference that passes; default: twice what this machine's own kernels differ.",
+)  # fmt: skip
+DEVICE_LIMITS = click.option(
+    "--max", "limits", multiple=True, metavar="METRIC=LIMIT",
+    help="What the device must meet, such as latency=20ms or ram=64MiB; repeatable.",
+)  # fmt: skip
+BOARD = click.option("--device", help="Profile of the board, by name or path; default: none.")
+INTERPRETER_THREADS = click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the interpreter."
+)
+LOCK_WAIT = click.option(
+    "--wait", type=click.FloatRange(0), default=120, show_default=True, metavar="SECONDS",
+    help="How long to wait for a device that another deployment works on.",
+)  # fmt: skip
+DEVICE_PYTHON = click.option("--python", default="python3", show_default=True, help="The Python on the device.")
+INSTALL_RUNTIME = click.option(
+    "--install", is_flag=True, help="Install the runtime there, into a virtual environment of the folder."
+)
+BENCHMARK_MODEL = click.option(
+    "--benchmark-model",
+    type=click.Path(),
+    help="For adb: your benchmark_model, or CompiledModel benchmark, for Android.",
+)
+DELEGATE = click.option(
+    "--delegate", type=click.Choice(["cpu", "xnnpack", "gpu", "nnapi", "npu"]), default="xnnpack", show_default=True,
+    help="For adb: what must run the whole model.",
+)  # fmt: skip
+ACCEPT_NEW_HOST_KEY = click.option(
+    "--accept-new-host-key", is_flag=True, help="Trust a host that is met for the first time."
+)
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
@@ -436,12 +474,16 @@ def inspect(model: str, runs: bool, as_json: bool) -> None:
     help="How each number was obtained, where operators run and what is broken, for all devices; default with --device "
     "and --operators.",
 )
+@click.option("--on", "url", metavar="URL", help="A board of that device, where latency and memory are measured.")
+@DEVICE_PYTHON
+@ACCEPT_NEW_HOST_KEY
 @CACHE_DIR
 @click.option("--quiet", is_flag=True, help="Do not print the elapsed time on stderr.")
 @JSON
 def profile(
-    model: str, devices: tuple[str, ...], operators: bool, full: bool, cache_dir: str | None, quiet: bool, as_json: bool
-) -> None:
+    model: str, devices: tuple[str, ...], operators: bool, full: bool, url: str | None, python: str,
+    accept_new_host_key: bool, cache_dir: str | None, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Show what a .tflite costs on devices before it is flashed: latency, RAM, flash, where each operator runs.
 
     Without --device, one line for each device that edgepipe knows. Every number says how it was obtained. Broken rules
@@ -450,7 +492,9 @@ def profile(
     from edgepipe import api
     from edgepipe.render import profile as renderer
 
-    model_profile = api.profile(model, devices=devices, cache_dir=cache_dir)
+    model_profile = api.profile(
+        model, devices=devices, cache_dir=cache_dir, on=url, python=python, accept_new_host_key=accept_new_host_key
+    )
     if as_json:
         return print_document(renderer.document(model_profile))
     from edgepipe.render.terminal import show_tables
@@ -514,6 +558,150 @@ def verify(
         _print_notes(verification.notes)
         print_line(verification.judgement.value)
     _exit_if_not_met(verification.met)
+
+
+@cli.command(short_help="Deploy a .tflite to devices.")
+@click.argument("model", metavar="[MODEL|RUN]", required=False, type=click.Path())
+@click.option(
+    "--to", "urls", multiple=True, metavar="URL", required=True,
+    help="Device and folder, such as ssh://pi@raspberrypi/home/pi/app; or an alias of ~/.ssh/config; repeatable.",
+)  # fmt: skip
+@click.option("--rollback", is_flag=True, help="Go back to the version that ran before.")
+@click.option("--switch", "version", metavar="VERSION", help="Switch to a version that is on the device.")
+@click.option("--list", "lists", is_flag=True, help="List the versions on the devices.")
+@click.option("--stage-only", is_flag=True, help="Stage and prove the model, but do not switch to it.")
+@GOLDEN_DATA
+@GOLDEN_SAMPLES
+@TOLERANCE
+@DEVICE_LIMITS
+@BOARD
+@INTERPRETER_THREADS
+@click.option(
+    "--keep", type=click.IntRange(1), default=5, show_default=True, help="Complete versions that stay on a device."
+)
+@click.option(
+    "--canary", type=click.IntRange(0), default=1, show_default=True,
+    help="Devices that go first; if one fails, no other is touched.",
+)  # fmt: skip
+@click.option("--parallel", type=click.IntRange(1), default=8, show_default=True, help="Devices at a time.")
+@click.option(
+    "--max-failures", type=click.FloatRange(0, 100), default=20, show_default=True, metavar="PERCENT",
+    help="Share of the devices that may fail before no further one is begun.",
+)  # fmt: skip
+@LOCK_WAIT
+@DEVICE_PYTHON
+@INSTALL_RUNTIME
+@BENCHMARK_MODEL
+@DELEGATE
+@ACCEPT_NEW_HOST_KEY
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@JSON
+def deploy(
+    model: str | None, urls: tuple[str, ...], rollback: bool, version: str | None, lists: bool, stage_only: bool,
+    data: str | None, samples: int, tolerance: int | None, limits: tuple[str, ...], device: str | None, threads: int,
+    keep: int, canary: int, parallel: int, max_failures: float, wait: float, python: str, install: bool,
+    benchmark_model: str | None, delegate: Any, accept_new_host_key: bool, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Deploy a .tflite, or the last one of a run, to devices.
+
+    The model is staged beside the version that runs, read back, and proved there: it loads, computes what the reference
+    kernels compute here, and is fast enough. Only then the device switches to it, in one atomic step.
+    """
+    from edgepipe import api
+    from edgepipe.core.progress import show_progress
+    from edgepipe.render import deploy as renderer
+
+    _check_deploy_actions({"MODEL": model, "--rollback": rollback, "--switch": version, "--list": lists})
+    if lists:
+        return _print_listings(urls, accept_new_host_key, as_json)
+    with show_progress(quiet) as progress:
+        if model is None:
+            fleet = api.switch_version(
+                urls, version, canary=canary, parallel=parallel, max_failures=max_failures / 100, wait=wait,
+                accept_new_host_key=accept_new_host_key, progress=progress,
+            )  # fmt: skip
+        else:
+            fleet = api.deploy_model(
+                model, urls, data=data, samples=samples, tolerance=tolerance, limits=limits, device=device,
+                threads=threads, stage_only=stage_only, keep=keep, canary=canary, parallel=parallel,
+                max_failures=max_failures / 100, wait=wait, python=python, install=install,
+                benchmark_model=benchmark_model, delegate=delegate, accept_new_host_key=accept_new_host_key,
+                progress=progress,
+            )  # fmt: skip
+    if as_json:
+        print_document(renderer.document(fleet))
+    elif fleet.sole_error is not None:
+        raise fleet.sole_error
+    else:
+        from edgepipe.render.terminal import show_tables
+
+        show_tables(renderer.tables(fleet))
+        _print_notes(renderer.notes(fleet))
+    return _exit_with(fleet.exit_code)
+
+
+@cli.command(short_help="Measure a .tflite on a device.")
+@click.argument("model", metavar="MODEL|RUN", type=click.Path())
+@click.option("--on", "url", metavar="URL", required=True, help="The device, such as ssh://pi@raspberrypi.")
+@GOLDEN_DATA
+@GOLDEN_SAMPLES
+@TOLERANCE
+@DEVICE_LIMITS
+@BOARD
+@INTERPRETER_THREADS
+@click.option(
+    "--runs", type=click.IntRange(1), default=50, show_default=True, help="Timed runs; more if they are short."
+)
+@LOCK_WAIT
+@DEVICE_PYTHON
+@INSTALL_RUNTIME
+@BENCHMARK_MODEL
+@DELEGATE
+@ACCEPT_NEW_HOST_KEY
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@JSON
+def measure(
+    model: str, url: str, data: str | None, samples: int, tolerance: int | None, limits: tuple[str, ...],
+    device: str | None, threads: int, runs: int, wait: float, python: str, install: bool,
+    benchmark_model: str | None, delegate: Any, accept_new_host_key: bool, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure a .tflite on a device without deploying it: latency, memory, and how far its outputs differ from here."""
+    from edgepipe import api
+    from edgepipe.core.progress import show_progress
+    from edgepipe.render import measure as renderer
+
+    with show_progress(quiet) as progress:
+        measured = api.measure(
+            model, url, data=data, samples=samples, tolerance=tolerance, limits=limits, device=device,
+            threads=threads, runs=runs, wait=wait, python=python, install=install, benchmark_model=benchmark_model,
+            delegate=delegate, accept_new_host_key=accept_new_host_key, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        print_document(renderer.document(measured))
+    else:
+        from edgepipe.render.terminal import show_tables
+
+        show_tables(renderer.tables(measured))
+        _print_notes((*measured.golden.notes, *measured.health.notes))
+    return _exit_if_not_met(measured.health.healthy)
+
+
+def _check_deploy_actions(actions: "dict[str, object]") -> None:
+    named_actions = [name for name, value in actions.items() if value]
+    if len(named_actions) != 1:
+        found_text = ", ".join(named_actions) if named_actions else "none"
+        raise InputError(f"give one of MODEL, --rollback, --switch VERSION and --list; found {found_text}")
+
+
+def _print_listings(urls: tuple[str, ...], accept_new_host_key: bool, as_json: bool) -> None:
+    from edgepipe import api
+    from edgepipe.render import deploy as renderer
+    from edgepipe.render.terminal import show_tables
+
+    listings = [api.list_versions(url, accept_new_host_key=accept_new_host_key) for url in urls]
+    if as_json:
+        return print_document(renderer.listing_document(listings))
+    return show_tables(table for listing in listings for table in renderer.listing_tables(listing))
 
 
 @cli.command(short_help="Show the report of an earlier run.")
@@ -979,8 +1167,12 @@ def _print_notes(notes: "tuple[str, ...]") -> None:
 
 
 def _exit_if_not_met(is_met: bool) -> None:
-    if not is_met:
-        raise SystemExit(ExitCode.NOT_MET)
+    _exit_with(ExitCode.SUCCESS if is_met else ExitCode.NOT_MET)
+
+
+def _exit_with(code: ExitCode) -> None:
+    if code is not ExitCode.SUCCESS:
+        raise SystemExit(code)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from edgepipe.core.metric import Metric
-from edgepipe.data.splits import DatasetSplits, Split, SplitData
+from edgepipe.data.split_names import Split
+from edgepipe.data.splits import DatasetSplits, SplitData
 from edgepipe.stages.model_metrics import measure_outputs
 from edgepipe.stages.preprocessing_check import check_preprocessing
 from edgepipe.tasks.quality import Task, build_task
@@ -119,7 +120,7 @@ def test_the_remedy_is_found(name: str) -> None:
     assert [finding.rule for finding in findings] == ([] if case.remedy is None else [PREPROCESSING_RULE])
     if case.remedy is not None:
         assert case.remedy in findings[0].suggestion
-        assert "on the same 240 of the validation split" in findings[0].observed
+        assert "on the same 200 of the validation split" in findings[0].observed
 
 
 STATISTICS = InputExpectation("x", "has seen data", np.full(3, 920.0), np.full(3, 11.0), is_statistics=True)

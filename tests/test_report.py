@@ -281,5 +281,5 @@ def test_suggestions_for_quality(qualities: tuple[float, ...], missed: Limit, te
         metric("mae", 2.0, Dimension.NUMBER, Evidence.MEASURED),
     )
     validated = stage("validate", ArtifactKind.TFLITE, Outcome(verdicts=(judge(missed, list(tested)),)))
-    found = build_suggestions((*trained, validated), lambda: None)
+    found = build_suggestions((*trained, validated), None)
     assert found == (() if text is None else (Suggestion(limit=missed.text(), text=text),))

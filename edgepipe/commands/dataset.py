@@ -16,7 +16,8 @@ from edgepipe.core.metric import Record
 from edgepipe.data.data_spec import DataSpec, parse
 from edgepipe.data.dataset_loading import MAX_CLASS_LABELS, load
 from edgepipe.data.source_guess import ACCEPTED_SOURCES, guess_options
-from edgepipe.data.splits import FITTING_SPLITS, DatasetSplits, Split
+from edgepipe.data.split_names import FITTING_SPLITS, Split
+from edgepipe.data.splits import DatasetSplits
 from edgepipe.pipeline.shipped_pipelines import pipeline_file, pipeline_names
 
 MAX_LISTED_NAMES = 16  # channels, or names of missing classes, that are listed one by one

@@ -3,6 +3,8 @@
 Opening a named pipe waits for whoever writes to it, and a device such as /dev/zero never ends.
 """
 
+import errno
+import os
 import stat
 from pathlib import Path
 
@@ -18,7 +20,7 @@ _KINDS = (
 
 
 def check_ordinary(path: Path) -> None:
-    """Raise an `InputError` if there is something else than a file or a folder at `path`, or a dangling link.
+    """Raise an `InputError` unless `path` is a file or a folder that may be read; also for a dangling link.
 
     A missing file is left to whoever opens it, which knows what it should be.
     """
@@ -34,6 +36,8 @@ def check_ordinary(path: Path) -> None:
         for is_kind, kind_name in _KINDS:
             if is_kind(mode):
                 raise InputError(f"{path}: is {kind_name}; only ordinary files are read; save it as one first")
+        if not os.access(path, os.R_OK):  # some libraries take a file that they may not read for a damaged one
+            raise InputError(f"{path}: cannot be read: {os.strerror(errno.EACCES)}")
 
 
 def _check_link(path: Path) -> None:

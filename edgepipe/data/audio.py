@@ -17,7 +17,7 @@ from edgepipe.data import class_folders, speech
 from edgepipe.data.data_spec import SoundSpec, SpokenDigitsSpec
 from edgepipe.data.raw_samples import RawDataset, RawSplit
 from edgepipe.data.sound_features import SoundFeatures, import_librosa
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 
 AUDIO_ENDINGS = frozenset({".wav", ".flac", ".ogg", ".mp3"})
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz, of a recording

@@ -7,7 +7,7 @@ from edgepipe.core.errors import InputError, did_you_mean
 from edgepipe.core.input_files import check_ordinary
 from edgepipe.core.progress import count_steps
 from edgepipe.core.units import plural
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 
 MAX_LISTED = 20  # file names that a message lists; the rest are counted
 _SPLIT_BY_FOLDER_NAME = {

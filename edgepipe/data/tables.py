@@ -16,7 +16,7 @@ from edgepipe.core.units import plural
 from edgepipe.data.class_folders import MAX_LISTED, format_listing
 from edgepipe.data.data_spec import CsvSpec, TableSpec, find_table_files, find_unread_files
 from edgepipe.data.raw_samples import FLOAT32_MAX, RawDataset, RawSplit
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 from edgepipe.data.table_format import (
     PREVIEW_ROWS,
     TableFormat,

@@ -12,6 +12,7 @@ from edgepipe.data.data_spec import CsvSpec, FunctionSpec, ParquetSpec, SoundSpe
 from edgepipe.devices.device_profile import Device, MetricSource
 from edgepipe.pipeline.schema import Pipeline, Step
 from edgepipe.stages.compile import Compile
+from edgepipe.stages.deploy import Deploy
 from edgepipe.stages.validate import Validate
 
 _NPU_METRIC = "npu_operators"
@@ -34,12 +35,17 @@ def find_missing_tools(pipeline: Pipeline) -> list[str]:
     """What data and stages need and is not installed, with who needs it and how to get it."""
     needed_packages = [("data", name, extra) for name, extra in _data_packages(pipeline)]
     needed_packages += [(step.name, "ethosu", "npu") for step in pipeline.steps if isinstance(step.stage, Compile)]
+    needed_packages += [(step.name, "paramiko", "deploy") for step in pipeline.steps if _deploys_over_ssh(step)]
     return [
         f"{user}: needs {_PACKAGE_BY_MODULE.get(module, module)}, which is not installed: "
         f'pip install "edgepipe[{extra}]"'
         for user, module, extra in needed_packages
         if find_spec(module) is None
     ]
+
+
+def _deploys_over_ssh(step: Step) -> bool:
+    return isinstance(step.stage, Deploy) and any(address.startswith("ssh:") for address in step.stage.to)
 
 
 def _data_packages(pipeline: Pipeline) -> list[tuple[str, str]]:

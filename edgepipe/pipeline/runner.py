@@ -20,7 +20,7 @@ from edgepipe.core.errors import InputError
 from edgepipe.core.file_memo import MEMO_FILE, FileMemo, active_memo
 from edgepipe.core.metric import Finding
 from edgepipe.core.module_sources import SourceScan
-from edgepipe.core.outcome import EpochRecord
+from edgepipe.core.outcome import EpochRecord, Outcome
 from edgepipe.core.progress import EpochRecorder, Progress
 from edgepipe.models.startup import load_tensorflow
 from edgepipe.pipeline.quality_gate import find_quality_problems, unjudged_notes
@@ -129,6 +129,8 @@ def _judge_quality(pipeline_run: Run) -> None:
 
 def _run_step(pipeline_run: Run, step: Step, key: str, number: int) -> StepResult:
     step_count = len(pipeline_run.pipeline.steps)
+    if step.stage.always_runs:
+        pipeline_run.cache.discard(key)
     cached_artifact, notes = _find_cached(pipeline_run, key)
     if cached_artifact is not None:
         pipeline_run.progress.stage(step.name, number, step_count, "cached")
@@ -256,8 +258,17 @@ def _build_context(
         task_if_any=_load_task(pipeline_run),
         allow_code=pipeline.source.allow_code,
         earlier_artifacts=pipeline_run.earlier_artifacts,
+        earlier_outcomes=_earlier_outcomes(pipeline_run),
         cache=pipeline_run.cache,
     )
+
+
+def _earlier_outcomes(pipeline_run: Run) -> dict[str, Outcome]:
+    """What the steps so far reported, and what is wrong with the quality of their models, if anything."""
+    results = [(result.step, result.stored_artifact.entry.outcome) for result in pipeline_run.step_results]
+    findings = [] if pipeline_run.pipeline.allow_chance else find_quality_problems(results)
+    quality_outcomes = {"quality": Outcome(findings=tuple(findings))} if findings else {}
+    return {**{step.name: outcome for step, outcome in results}, **quality_outcomes}
 
 
 def _step_seed(pipeline: Pipeline, step: Step) -> int:

@@ -17,15 +17,12 @@ from edgepipe.core.artifact import (
     write_text,
 )
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Judgement, judge_all
+from edgepipe.core.metric import Judgement, Suggestion, judge_all
 from edgepipe.pipeline.run_folders import REPORT_FILE, RUNS_FOLDER, create_run_folder, run_folder_name
 from edgepipe.pipeline.runner import Run, StepResult
 from edgepipe.pipeline.schema import Pipeline
 from edgepipe.render import markdown
 from edgepipe.render.report import Report, StageReport, load
-from edgepipe.render.report_suggestions import build_suggestions
-from edgepipe.tflite.model import Model
-from edgepipe.tflite.reader import read
 
 MODEL_FILE = "model.tflite"  # the one to deploy
 TOOL_PACKAGES = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "tflite-micro",
@@ -46,7 +43,7 @@ def build_report(run: Run) -> Report:
         definition=run.definition,
         model=MODEL_FILE if _is_deployable(run) else None,
         stages=stage_reports,
-        suggestions=build_suggestions(stage_reports, functools.partial(_read_deployed_model, run)),
+        suggestions=_build_suggestions(run, stage_reports),
         met=judge_all(
             (verdict for outcome in outcomes for verdict in outcome.verdicts),
             (finding for outcome in outcomes for finding in outcome.findings),
@@ -64,11 +61,17 @@ def _versions(run: Run) -> dict[str, str]:
     return {"python": platform.python_version(), **versions, **data_packages}
 
 
-def _read_deployed_model(run: Run) -> Model | None:
-    """The last .tflite before it was compiled for an NPU: of that, the layers are known."""
+def _build_suggestions(run: Run, stage_reports: tuple[StageReport, ...]) -> tuple[Suggestion, ...]:
+    """From the last .tflite before it was compiled for an NPU, whose layers are known; none where all is met."""
+    verdicts = [verdict for stage in stage_reports for verdict in stage.outcome.verdicts]
+    if all(verdict.judgement is Judgement.MET for verdict in verdicts):
+        return ()
+    from edgepipe.render.report_suggestions import build_suggestions
+    from edgepipe.tflite.reader import read
+
     artifacts = [step_result.stored_artifact.artifact for step_result in run.step_results]
     paths = [artifact.path for artifact in artifacts if artifact.kind is ArtifactKind.TFLITE]
-    return read(paths[-1]) if paths else None
+    return build_suggestions(stage_reports, read(paths[-1]) if paths else None)
 
 
 def _is_deployable(run: Run) -> bool:

@@ -1,6 +1,6 @@
 """Suggestions for the limits that a run does not meet: on cost from the deployed model, on quality from the stages."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 from edgepipe.core import units
@@ -19,18 +19,14 @@ REMEDY_BY_STAGE_TYPE = {
 }
 
 
-def build_suggestions(stages: Sequence[StageReport], read_model: Callable[[], Model | None]) -> tuple[Suggestion, ...]:
+def build_suggestions(stages: Sequence[StageReport], model: Model | None) -> tuple[Suggestion, ...]:
     """A suggestion for each limit that is not met, where the facts give one.
 
     Args:
         stages: of the run.
-        read_model: reads the deployed model, only if a limit is not met; None if there is no .tflite.
+        model: the deployed one; None if it is no .tflite that can be read.
     """
-    all_verdicts = [verdict for stage in stages for verdict in stage.outcome.verdicts]
-    verdicts = [verdict for verdict in all_verdicts if verdict.judgement is Judgement.NOT_MET]
-    if not verdicts:
-        return ()
-    model = read_model()
+    verdicts = [verdict for stage in stages for verdict in stage.outcome.verdicts]
     texts = [(verdict.limit.text(), _suggest(verdict, stages, model)) for verdict in verdicts]
     return tuple(Suggestion(limit=limit, text=text) for limit, text in texts if text)
 
@@ -44,7 +40,7 @@ def _suggest_for_quality(verdict: Verdict, stages: Sequence[StageReport]) -> str
     """Where quality was lost, on the validation split; empty for what is not a share, of which more is better."""
     limit = verdict.limit
     is_drop = limit.metric.endswith("_drop")
-    if limit.unit is not Dimension.FRACTION:
+    if verdict.judgement is not Judgement.NOT_MET or limit.unit is not Dimension.FRACTION:
         return ""
     quality = _validation_quality(stages, limit.metric.removesuffix("_drop"))
     if not quality or limit.bound != ("max" if is_drop else "min"):

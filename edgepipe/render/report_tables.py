@@ -205,6 +205,12 @@ def metrics_table(title: str, metrics: Iterable[Metric]) -> TextTable:
     return TextTable(title, ("device", "metric", "value", "evidence", "how"), rows, frozenset({2}))
 
 
+def verdicts_table(title: str, verdicts: Iterable[Verdict]) -> TextTable:
+    """Limits, each with the value it was checked with."""
+    rows = tuple((v.limit.text(), v.metric.text() if v.metric else "", judgement_text(v), v.reason) for v in verdicts)
+    return TextTable(title, ("limit", "value", "verdict", "reason"), rows, frozenset({1}))
+
+
 def findings_tables(findings: Iterable[Finding], suffix: str = "") -> list[TextTable]:
     """The broken rules and the undecided ones, each with its device and a fix; without empty tables."""
     findings_by_title: dict[str, list[Finding]] = {"Broken rules": [], "Not known": []}

@@ -13,7 +13,7 @@ from edgepipe.core.errors import EdgepipeError, InputError
 from edgepipe.core.file_memo import active_memo
 from edgepipe.core.metric import Finding, Metric, unavailable_metric
 from edgepipe.core.outcome import Outcome
-from edgepipe.data.splits import FITTING_SPLITS, SplitData
+from edgepipe.data.split_names import FITTING_SPLITS
 from edgepipe.models.dtype_policies import check_not_quantized, describe_float_policies
 from edgepipe.models.file_kind import detect_kind, find_code_layers, read_config
 from edgepipe.models.input_shapes import parse_input_shapes
@@ -23,6 +23,7 @@ from edgepipe.stages.base import Stage
 from edgepipe.stages.context import PipelineInfo, StageContext
 
 if TYPE_CHECKING:
+    from edgepipe.data.splits import SplitData
     from edgepipe.stages.preprocessing_check import QualityMeasurement
 
 _DESCRIBED_KINDS = (ArtifactKind.KERAS, ArtifactKind.FLOAT)  # whose file describes their layers
@@ -238,7 +239,7 @@ def _tflite_measurement(artifact: Artifact, context: StageContext) -> "QualityMe
     from edgepipe.stages.tflite_quality import measure_quality
     from edgepipe.tflite.interpreter import Runtime, check_runs
 
-    def measure(samples: SplitData) -> list[Metric]:
+    def measure(samples: "SplitData") -> list[Metric]:
         check_runs(artifact.path, Runtime.XNNPACK)
         return measure_quality(artifact.path, context.task, samples, "validation", Runtime.XNNPACK)
 

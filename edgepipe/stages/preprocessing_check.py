@@ -21,7 +21,7 @@ from edgepipe.tflite.metadata import Preprocessing
 
 MIN_GAIN = 0.10  # of a share, or of the error of predicting the mean
 _MIN_Z = 3.5  # standard errors: several alternatives are tried
-_MAX_SAMPLES = 500
+_MAX_SAMPLES = 200  # for each alternative
 _TORCH_MEAN, _TORCH_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (103.939, 116.779, 123.68)  # of blue, green and red
 QualityMeasurement = Callable[[SplitData], list[Metric]]

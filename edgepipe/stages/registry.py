@@ -28,6 +28,7 @@ STAGE_REFERENCES = {
     "convert": "edgepipe.stages.convert:Convert",
     "compile": "edgepipe.stages.compile:Compile",
     "validate": "edgepipe.stages.validate:Validate",
+    "deploy": "edgepipe.stages.deploy:Deploy",
 }
 
 

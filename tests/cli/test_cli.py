@@ -12,6 +12,7 @@ import pytest
 from commands import Command
 
 import edgepipe
+from edgepipe import cli
 from edgepipe.devices import device_profile
 
 FullDisk = Callable[[int], AbstractContextManager[None]]
@@ -20,8 +21,7 @@ OR_A_FILE = "(the path of a .yaml file is also allowed)"
 
 USAGE = [  # arguments, the last line on stderr
     (["chekc"], "Error: no command 'chekc'; did you mean 'check'?"),
-    (["zzz"], "Error: no command 'zzz'; allowed: cache, check, convert, data, device, init, inspect, pipelines, "
-     "profile, report, run, runs, schema, sensitivity, stages, verify, zoo"),
+    (["zzz"], f"Error: no command 'zzz'; allowed: {', '.join(sorted(cli.cli.commands))}"),
     (["device", "shwo"], "Error: no command 'shwo'; did you mean 'show'?"),
     (["cache", "lst"], "Error: no command 'lst'; did you mean 'list'?"),
     (["--versoin"], "Error: No such option '--versoin'. Did you mean '--version'?"),

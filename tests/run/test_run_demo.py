@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from edgepipe.data.data_spec import FunctionSpec
 from edgepipe.data.dataset_loading import load
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 
 from .conftest import ROOT, FinishedRun, environment
 
@@ -127,7 +127,7 @@ try:
     main()
 except SystemExit as end:
     assert not end.code, end.code
-print(sorted({{name.partition(".")[0] for name in sys.modules}} & {{"tensorflow", "keras", "tf_keras", "sklearn"}}))
+print(sorted({{name.partition(".")[0] for name in sys.modules}} & {{"tensorflow", "keras", "tf_keras", "sklearn", "numpy"}}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ from edgepipe.core.metric import Limit, Metric, judge
 from edgepipe.core.outcome import Outcome
 from edgepipe.core.progress import report_step
 from edgepipe.core.units import Dimension, plural
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 from edgepipe.devices import device_profile
 from edgepipe.devices.device_profile import Device
 from edgepipe.stages.base import Stage
