@@ -172,7 +172,7 @@ def _read_csv(path: Path, spec: CsvSpec) -> tuple[Any, TablePreview]:
 def _check_first_line(path: Path) -> None:
     with path.open("rb") as stream:
         if len(stream.readline(MAX_HEADER_BYTES)) == MAX_HEADER_BYTES:
-            raise _CorruptTable(f"begins with a line of more than {MAX_HEADER_BYTES:,} bytes")
+            raise _CorruptTable(f"begins with a line of over 1 MiB of columns; at most {MAX_COLUMNS:,} are read")
 
 
 def _read_parquet(path: Path) -> tuple[Any, TablePreview]:
