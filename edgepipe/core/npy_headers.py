@@ -1,6 +1,7 @@
 """Headers of NumPy arrays in files of unknown origin: a declared shape is believed only if the file is that large."""
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -86,7 +87,10 @@ def read_header(title: str, stream: IO[bytes], stored_bytes: int) -> ArrayHeader
 
     is_version_1 = npy.read_magic(stream) == (1, 0)  # type: ignore[no-untyped-call, unused-ignore]
     parse = npy.read_array_header_1_0 if is_version_1 else npy.read_array_header_2_0
-    shape, _, dtype = parse(stream)  # type: ignore[no-untyped-call, unused-ignore]
+    try:
+        shape, _, dtype = parse(stream)  # type: ignore[no-untyped-call, unused-ignore]
+    except (tokenize.TokenError, SyntaxError, TypeError, RecursionError, MemoryError):  # it parses a Python literal
+        raise ValueError("its header is not one of NumPy") from None
     array_bytes = math.prod(shape) * dtype.itemsize
     if not dtype.hasobject and array_bytes > stored_bytes:  # objects are refused by whoever reads the array
         raise InputError(

@@ -110,7 +110,7 @@ def damage_json(content: bytes, rng: random.Random) -> bytes:
         return damage_bytes(content, rng)
     try:
         return json.dumps(damage_tree(json.loads(content), rng)).encode(errors="surrogatepass")
-    except RecursionError:  # too deep for the writer
+    except (RecursionError, ValueError):  # too deep for the writer
         return damage_bytes(content, rng)
 
 

@@ -73,7 +73,7 @@ def _damage_yaml(text: str, rng: random.Random) -> bytes:
         tree = damage_tree(yaml.safe_load(text), rng)
         is_json = rng.random() < 0.5
         damaged = json.dumps(tree) if is_json else yaml.safe_dump(tree, allow_unicode=True, width=10**6)
-    except RecursionError:  # too deep for the writers
+    except (RecursionError, ValueError):  # too deep for the writers
         return damage_bytes(text.encode(), rng)
     return damaged.encode(errors="surrogatepass")
 

@@ -127,7 +127,8 @@ try:
     main()
 except SystemExit as end:
     assert not end.code, end.code
-print(sorted({{name.partition(".")[0] for name in sys.modules}} & {{"tensorflow", "keras", "tf_keras", "sklearn", "numpy"}}))
+loaded_packages = {{name.partition(".")[0] for name in sys.modules}}
+print(sorted(loaded_packages & {{"tensorflow", "keras", "tf_keras", "sklearn", "numpy"}}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
