@@ -1,4 +1,4 @@
-"""Predicts published latencies of models of a family that the fit has not seen: leave one family out.
+"""Predicts published latencies of models that the fit has not seen: a family, or the largest models of each device.
 
     python benchmarks/latency.py [--shared FOLDER] [--write]
 
@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import binom
 
 from edgepipe.core.arrays import Array
 from edgepipe.devices.latency import cross_validation, measurement_table, profile_fragment
+from edgepipe.devices.latency.cross_validation import HeldOutPrediction
+from edgepipe.devices.latency.latency_fit import FitRow
 from edgepipe.devices.latency.processor_kinds import PROCESSOR_KINDS
 from edgepipe.devices.latency.profile_fragment import FitRequest
 
@@ -63,23 +66,42 @@ def _case(name: str, target: str, kind: str, clock: float, source: str, headline
 def _shared(name: str, target: str, kind: str, group: dict[str, float], source: str, **more: Any) -> Case:
     """A case that is fitted together with its neighbours."""
     rest = {other: clock for other, clock in group.items() if other != target}
-    return _case(name, target, kind, group[target], source, neighbours=rest, **more)
+    return _case(name, target, kind, group[target], source, neighbour_clocks=rest, **more)
 
 
 def _st(name: str, target: str, source: str, headline: bool = False) -> Case:
-    return _shared(name, target, "cortex-m", X_CUBE_AI, source, headline=headline, on_chip=2**20)
+    return _shared(name, target, "cortex-m", X_CUBE_AI, source, headline=headline, on_chip_weights=2**20)
 
 
 def _nxp(name: str, target: str) -> Case:
     # The anomaly detection rows sit on a timer's floor of 0.15 ms.
-    return _shared(name, target, "cortex-a-xnnpack", NXP_CPU, NXP, without=frozenset({"autoencoder"}))
+    return _shared(name, target, "cortex-a-xnnpack", NXP_CPU, NXP, excluded_families=frozenset({"autoencoder"}))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A held-out prediction with the factor of its interval; `by_size`: one of the largest models was held out."""
+
+    prediction: HeldOutPrediction
+    factor: float
+    by_size: bool
+
+    @property
+    def covers(self) -> bool:
+        """Whether the measured latency is inside."""
+        return self.prediction.standardized_error <= self.factor
+
+    @property
+    def half_width(self) -> float:
+        """As a logarithm."""
+        return self.factor * self.prediction.deviation
 
 
 CASES = (
     _st("stm32h747i-disco-x-cube-ai-10", "STM32H747I-DISCO@400, 10.0.0", ZOO, True),
     _st("stm32h747i-disco-x-cube-ai-8", "STM32H747I-DISCO@400.0, 8.1.0", ZOO, True),
     _case("stm32mp157f-dk2-litert", "STM32MP157F-DK2@800.0, X-LINUX5.0", "cortex-a-scalar-depthwise", 8e8, ZOO, True,
-          neighbours={"STM32MP157F-DK2@800.0, old": 8e8}),
+          neighbour_clocks={"STM32MP157F-DK2@800.0, old": 8e8}),
     _case("stm32mp257f-dk2-openvx", "STM32MP257F-DK2@800, OpenVX", "npu-beside-cpu", 8e8, ZOO, True),
     _case("stm32n6570-dk-neural-art", "STM32N6570-DK@1000, N6", "npu-in-mcu", 1e9, ZOO, True),
     _case("pixel-3-float32", "Pixel 3, cpu4T|fp32|TFLite, Andr", "cortex-a-float", 2.5e9, TFLITE, True,
@@ -96,7 +118,7 @@ CASES = (
     _nxp("imx8mp-litert-1-thread", "i.MX 8M Plus, CPU1"),
     _nxp("imx8mp-litert-4-threads", "i.MX 8M Plus, CPU4"),
     _nxp("imx93-litert-1-thread", "i.MX 93, CPU1"),
-    _case("imx8mp-npu", "i.MX 8M Plus, NPU", "npu-beside-cpu", 1e9, NXP, without=frozenset({"autoencoder"})),
+    _case("imx8mp-npu", "i.MX 8M Plus, NPU", "npu-beside-cpu", 1e9, NXP, excluded_families=frozenset({"autoencoder"})),
 )  # fmt: skip
 
 
@@ -109,18 +131,22 @@ def main() -> None:
     asked = parser.parse_args()
     source = asked.shared / "latency" / "measured.csv"
     models = _models(source)
-    print(f"{'':34} {'points':>6}  {'one rate a MAC':>15}  {'plain linear':>21}  {'edgepipe':>21}  inside  width")
-    print(f"{'':34} {'':6}  {'median  p90':>15}  {'median  p90  worst':>21}  {'median  p90  worst':>21}")
-    pooled: list[tuple[bool, float]] = []
+    print(f"{'':34} {'':6}  {'one rate a MAC':>15}  {'plain linear':>21}  {'families held out':>21}  "
+          f"{'largest held out':>17}  inside, width")  # fmt: skip
+    print(f"{'':34} {'models':>6}  {'median  p90':>15}  {'median  p90  worst':>21}  {'median  p90  worst':>21}  "
+          f"{'n  median  worst':>17}")  # fmt: skip
+    intervals: list[Interval] = []
     for case in CASES:
-        found = _report(case, source, models)
-        pooled += found if case.headline else []
+        intervals += _report(case, source, models)
         if asked.write:
             built = profile_fragment.fit_table(source, models, case.request)
             profile_fragment.write_fragment(built.fit, ROOT / "devices" / "fits" / f"{case.name}.yaml")
-    inside, width = np.mean([one for one, _ in pooled]), np.median([wide for _, wide in pooled])
-    print(f"first seven pooled: {inside:.1%} of {len(pooled)} held-out rows inside their 90 % interval; "
-          f"median width x/÷ {np.exp(width):.2f}")  # fmt: skip
+    for name, part in (
+        ("families held out", [one for one in intervals if not one.by_size]),
+        ("largest held out", [one for one in intervals if one.by_size]),
+        ("all", intervals),
+    ):
+        print(f"{name:34} {_coverage(part)}  {np.mean([one.covers for one in part]):.1%} inside a 90 % interval")
 
 
 def _models(source: Path) -> Path:
@@ -139,29 +165,60 @@ def _models(source: Path) -> Path:
     return folder
 
 
-def _report(case: Case, source: Path, models: Path) -> list[tuple[bool, float]]:
-    """Print one line; for each held-out row whether it is inside, and half its width as a logarithm."""
-    request, kind = case.request, PROCESSOR_KINDS[case.request.kind]
+def _report(case: Case, source: Path, models: Path) -> list[Interval]:
+    """Print one line; the interval of each held-out prediction of the target."""
+    request = case.request
     measured = measurement_table.read(source)
     rows = profile_fragment.select_rows(measured, models, request).fit_rows
-    everyone = cross_validation.leave_families_out(kind, request.clock_by_group, rows)
-    held_out = [one for one in everyone if one.fit_row.group == request.target_group]
-    reach = cross_validation.interval_factors(held_out)
-    inside = [
-        (one.standardized_error <= reach[one.fit_row.family], reach[one.fit_row.family] * one.deviation)
-        for one in held_out
-    ]
-    ours = cross_validation.summarize_errors(held_out)
+    held_out = _held_out(request, rows)
+    by_family, by_size = (_of_target(predictions, request) for predictions in held_out)
+    reach = cross_validation.interval_factors(by_family, {one.fit_row.family for one in by_size})
+    intervals = [Interval(one, reach[one.fit_row.family], one in by_size) for one in (*by_family, *by_size)]
+    ours = cross_validation.summarize_errors(by_family)
     per_mac, plain = _stock(source, request)
     print(
         f"{case.name:34} {ours.point_count:6}  {_sizes(per_mac, 2):>15}  {_sizes(plain, 3):>21}  "
-        f"{ours.median:7.1%} {ours.p90:6.1%} {ours.worst:6.1%}  {sum(i for i, _ in inside):3}/{len(inside):<3} "
-        f"x/÷ {np.exp(np.median([wide for _, wide in inside])):.2f}"
+        f"{ours.median:7.1%} {ours.p90:6.1%} {ours.worst:6.1%}  {len(by_size):3} {_median_and_worst(by_size):>13}  "
+        f"{_coverage(intervals)}"
     )
-    for one in held_out:
+    for one in (*by_family, *by_size):
         if abs(np.log1p(one.relative_error)) > np.log(2) and not one.extrapolation_reasons:
             print(f"    off by more than 2x and does not say that it extrapolates: {one.fit_row.model_name}")
-    return inside
+    return intervals
+
+
+def _held_out(request: FitRequest, rows: list[FitRow]) -> tuple[list[HeldOutPrediction], list[HeldOutPrediction]]:
+    """The predictions with families and with the largest models held out; devices fitted together share them."""
+    key = (request.kind, frozenset(request.clock_by_group.items()))
+    if key not in _HELD_OUT:
+        kind, clocks = PROCESSOR_KINDS[request.kind], request.clock_by_group
+        _HELD_OUT[key] = (
+            cross_validation.leave_families_out(kind, clocks, rows),
+            cross_validation.leave_largest_out(kind, clocks, rows),
+        )
+    return _HELD_OUT[key]
+
+
+_HELD_OUT: dict[Any, tuple[list[HeldOutPrediction], list[HeldOutPrediction]]] = {}
+
+
+def _median_and_worst(predictions: Sequence[HeldOutPrediction]) -> str:
+    if not predictions:
+        return "-"
+    errors = cross_validation.summarize_errors(predictions)
+    return f"{errors.median:6.1%} {errors.worst:6.1%}"
+
+
+def _of_target(predictions: Sequence[HeldOutPrediction], request: FitRequest) -> list[HeldOutPrediction]:
+    return [one for one in predictions if one.fit_row.group == request.target_group]
+
+
+def _coverage(intervals: Sequence[Interval]) -> str:
+    """How many are inside, how likely so few are if 90 % should be, and the median half width."""
+    inside = sum(one.covers for one in intervals)
+    chance = binom.cdf(inside, len(intervals), cross_validation.INTERVAL_COVERAGE)
+    width = np.exp(np.median([one.half_width for one in intervals]))
+    return f"{inside:3}/{len(intervals):<3} p {chance:.2f} x/÷ {width:.2f}"
 
 
 def _stock(source: Path, request: FitRequest) -> tuple[Array, Array]:

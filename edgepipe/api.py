@@ -15,17 +15,22 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 if TYPE_CHECKING:
     from edgepipe.commands.convert import Conversion
     from edgepipe.commands.dataset import DatasetSummary
+    from edgepipe.commands.deploy import DeviceListing, FleetDeployment
     from edgepipe.commands.footprint import Footprint
+    from edgepipe.commands.measure import DeviceMeasurement
     from edgepipe.commands.profile import ModelProfile
     from edgepipe.commands.sensitivity import SensitivityReport
     from edgepipe.commands.verify import Verification
     from edgepipe.compress.schemes import CalibrationMethod, InterfaceType, RecurrentForm, SchemeName
     from edgepipe.core.arrays import Arrays
     from edgepipe.core.progress import Progress
+    from edgepipe.deploy.android_proof import Delegate
     from edgepipe.devices.calibration.calibration_record import DeviceCalibration
     from edgepipe.devices.latency.profile_fragment import DeviceFit
     from edgepipe.pipeline.schema import Pipeline
     from edgepipe.render.report import Report
+    from edgepipe.render.run_comparison import RunComparison
+    from edgepipe.render.runs import KeptRun
     from edgepipe.tflite.model import Model
 
 StrPath = str | Path
@@ -60,34 +65,85 @@ def run(
     output_dir: StrPath | None = None,
     cache_dir: StrPath | None = None,
     progress: "Progress | None" = None,
+    command: Sequence[str] = (),
 ) -> "Report":
-    """Run a pipeline and return its report, also if the report is not `met`.
+    """Run a pipeline and return its report, also if the report is not `met`; `report.folder` is where it was written.
 
     Args:
-        pipeline: the YAML file, or a mapping with the same content (paths relative to the current folder).
+        pipeline: the YAML file, the name of a shipped pipeline such as `digits`, or a mapping with the same content
+            (paths relative to the current folder).
         settings: options that override the file's: `{"stages.prune.sparsity": 0.8}` or `["stages.prune.sparsity=0.8"]`.
-        output_dir: the folder for report.json, report.md and the artifacts; None for `runs/<name>`.
+        output_dir: the folder for report.json, report.md and the artifacts, where an earlier run is replaced; None for
+            a new folder in `runs/<name>`, to which `latest` there then points.
         cache_dir: the folder of cached results; None for `$EDGEPIPE_CACHE_DIR`, else `~/.cache/edgepipe`.
         progress: informed as stages run; None for silence.
+        command: the command line to store in the report; empty for a run from Python.
 
     Raises:
         ConfigError: all problems of the file, each with line and column.
         EdgepipeError: bad data or models, a full disk, a missing tool.
     """
-    from edgepipe.core.cache import Cache, default_root
-    from edgepipe.core.progress import SilentProgress
-    from edgepipe.pipeline import runner, schema
-    from edgepipe.render import report_files
+    from edgepipe.pipeline.schema import load
 
-    checked_pipeline = schema.load(pipeline, settings)
-    folder = Path(output_dir) if output_dir is not None else Path("runs") / checked_pipeline.name
-    report_files.check_writable(folder)
+    return _run_pipeline(load(pipeline, settings), None, output_dir, cache_dir, progress, tuple(command))
+
+
+def reproduce(
+    report: StrPath,
+    *,
+    pipeline_folder: StrPath | None = None,
+    output_dir: StrPath | None = None,
+    cache_dir: StrPath | None = None,
+    progress: "Progress | None" = None,
+    command: Sequence[str] = (),
+) -> "Report":
+    """Run the pipeline of an earlier report again; `reproduction` of the new report compares the artifacts.
+
+    The pipeline in a report may name `module:function`: that code runs.
+
+    Args:
+        report: a `report.json`, or the folder of a run.
+        pipeline_folder: the folder that the pipeline's paths start from; None for the one of that run.
+        output_dir: as in `run`.
+        cache_dir: as in `run`.
+        progress: as in `run`.
+        command: as in `run`.
+
+    Raises:
+        ConfigError: data, model files or modules that are not what the report says, by name.
+        EdgepipeError: a report that stores no pipeline, or as in `run`.
+    """
+    from edgepipe.render.reproduction import load_pipeline
+
+    former_report = load_report(report)
+    pipeline = load_pipeline(former_report, None if pipeline_folder is None else Path(pipeline_folder))
+    return _run_pipeline(pipeline, former_report, output_dir, cache_dir, progress, tuple(command))
+
+
+def _run_pipeline(
+    pipeline: "Pipeline", former_report: "Report | None", output_dir: StrPath | None, cache_dir: StrPath | None,
+    progress: "Progress | None", command: tuple[str, ...],
+) -> "Report":  # fmt: skip
+    from edgepipe.core.cache import Cache, default_root
+    from edgepipe.core.progress import SilentProgress, active
+    from edgepipe.pipeline import preflight, runner
+    from edgepipe.render import report_files, reproduction
+
+    progress = progress or SilentProgress()
+    preflight.require_tools(pipeline)
+    for finding in preflight.find_early_findings(pipeline):
+        progress.note(f"will not be met: {finding}")
+    report_files.check_writable(Path(output_dir) if output_dir is not None else report_files.output_parent(pipeline))
     cache = Cache(Path(cache_dir) if cache_dir is not None else default_root())
-    with cache.shared_lock():
-        finished_run = runner.run(checked_pipeline, cache, progress or SilentProgress())
-        report = report_files.build_report(finished_run)
-        report_files.write(finished_run, report, folder)
-    return report
+    with cache.shared_lock(), active(progress):
+        pipeline_run = runner.prepare(pipeline, cache, progress, command)
+        if former_report is not None:
+            reproduction.check_inputs(former_report, pipeline_run)
+        runner.run(pipeline_run)
+        report = report_files.build_report(pipeline_run)
+        if former_report is not None:
+            report = report.with_reproduction(reproduction.compare_results(former_report, report))
+        return report_files.write_output(pipeline_run, report, None if output_dir is None else Path(output_dir))
 
 
 def check(pipeline: "StrPath | Mapping[str, Any]", *, settings: Settings = ()) -> "Pipeline":
@@ -134,7 +190,7 @@ def convert(
 
     Args:
         model: the model to convert.
-        data: representative samples (an array, or a .npy or .npz file) for schemes that calibrate.
+        data: representative samples for schemes that calibrate: an array, a .npy or .npz file, or what `init` takes.
         scheme: types of weights and activations.
         input: type of the inputs; None for the scheme's own.
         output: type of the outputs, likewise.
@@ -230,9 +286,9 @@ def inspect(model: StrPath) -> "Model":
     Raises:
         InputError: not a .tflite, or a damaged one.
     """
-    from edgepipe.tflite.reader import read
+    from edgepipe.commands.tflite_input import read_tflite
 
-    return read(Path(model))
+    return read_tflite(Path(model))
 
 
 def verify(
@@ -349,21 +405,40 @@ def fit_device(
     return fit_result
 
 
-def profile(model: StrPath, *, devices: Collection[str] = (), cache_dir: StrPath | None = None) -> "ModelProfile":
+def profile(
+    model: StrPath,
+    *,
+    devices: Collection[str] = (),
+    cache_dir: StrPath | None = None,
+    on: str | None = None,
+    python: str = "python3",
+    accept_new_host_key: bool = False,
+) -> "ModelProfile":
     """Latency, RAM and flash of a .tflite on devices, and where each operator runs; no TensorFlow.
 
     Args:
         model: the .tflite.
         devices: names or paths of profiles; none for all that come with edgepipe.
         cache_dir: the folder of Vela's results; None for `$EDGEPIPE_CACHE_DIR`, else `~/.cache/edgepipe`.
+        on: the address of a board of the only device, where latency and memory are measured; None to measure nowhere.
+        python: the interpreter on that board.
+        accept_new_host_key: trust a host that is met for the first time.
 
     Raises:
-        InputError: no .tflite, a damaged one, or an unknown device.
+        InputError: no .tflite, a damaged one, an unknown device, or `on` without exactly one device.
+        ToolError: the board cannot be reached or used.
     """
     from edgepipe.commands import profile as profiling
     from edgepipe.core.cache import Cache
+    from edgepipe.core.errors import InputError
 
-    return profiling.profile_model(Path(model), devices, Cache(Path(cache_dir)) if cache_dir is not None else None)
+    cache, health = Cache(Path(cache_dir)) if cache_dir is not None else None, None
+    if on is not None:
+        if len(devices) != 1:
+            raise InputError(f"--on measures on the board of one device; name it with --device, found {len(devices)}")
+        (device,) = devices
+        health = measure(model, on, device=device, python=python, accept_new_host_key=accept_new_host_key).health
+    return profiling.profile_model(Path(model), devices, cache, measured=health)
 
 
 def footprint(
@@ -412,8 +487,222 @@ def describe_data(description: str, *, seed: int | None = None, picture: StrPath
     return summary
 
 
+def deploy_model(
+    model: StrPath,
+    to: Sequence[str],
+    *,
+    data: "StrPath | Arrays | None" = None,
+    samples: int = 200,
+    tolerance: int | None = None,
+    limits: Iterable[str] = (),
+    device: str | None = None,
+    threads: int = 1,
+    stage_only: bool = False,
+    keep: int = 5,
+    canary: int = 1,
+    parallel: int = 8,
+    max_failures: float = 0.2,
+    wait: float = 120.0,
+    python: str = "python3",
+    install: bool = False,
+    benchmark_model: StrPath | None = None,
+    delegate: "Delegate" = "xnnpack",
+    accept_new_host_key: bool = False,
+    progress: "Progress | None" = None,
+) -> "FleetDeployment":
+    """Deploy a .tflite to devices: stage it there, prove it with golden vectors, and switch to it atomically.
+
+    Args:
+        model: a .tflite, or the folder or report.json of a run, whose last .tflite is taken.
+        to: addresses such as "ssh://pi@raspberrypi/home/pi/app".
+        data: inputs of the golden vectors, an array or a .npy or .npz file; None for random numbers.
+        samples: the most golden vectors.
+        tolerance: the largest difference in LSB that passes; None derives it from this machine's own kernels.
+        limits: such as `["latency=20ms"]`, which the device must meet.
+        device: the profile of the boards, by name or path.
+        threads: of the interpreter.
+        stage_only: do not switch.
+        keep: complete versions that stay on a device.
+        canary: devices that are deployed to first; if one fails, no other is touched.
+        parallel: devices at a time.
+        max_failures: share of the devices that may fail before no further one is begun.
+        wait: seconds to wait for the lock of a device.
+        python: the interpreter on the devices.
+        install: install the runtime there where it is missing.
+        benchmark_model: the benchmark tool for Android, for devices at adb; None: nothing is measured there.
+        delegate: what must run the whole model on Android.
+        accept_new_host_key: trust hosts that are met for the first time.
+        progress: told of waits and installations; None for silence.
+
+    Raises:
+        InputError: no .tflite, one that does not run here, samples that do not fit, or a malformed address. What
+            happens on a device is in the outcome of that device.
+    """
+    from edgepipe.commands import deploy as command
+    from edgepipe.core.progress import SilentProgress
+    from edgepipe.deploy import board_check
+    from edgepipe.deploy.android_proof import AndroidOptions
+    from edgepipe.deploy.backends import ConnectionOptions
+    from edgepipe.deploy.fleet import FleetOptions
+    from edgepipe.deploy.golden_vectors import GoldenOptions
+    from edgepipe.deploy.health_check import MeasurementOptions, parse_limits
+    from edgepipe.deploy.proof import DeploymentOptions
+
+    options = DeploymentOptions(
+        stage_only=stage_only, keep=keep, wait_seconds=wait, install=install, limits=parse_limits(limits),
+        profile=board_check.load_board(device, Path.cwd()), measurement=MeasurementOptions(threads=threads),
+        android=AndroidOptions(Path(benchmark_model) if benchmark_model is not None else None, delegate),
+    )  # fmt: skip
+    golden_options = GoldenOptions(_read_samples(data), samples, tolerance)
+    return command.deploy(
+        _find_tflite(Path(model)), to, golden_options, options, ConnectionOptions(python, accept_new_host_key),
+        FleetOptions(canary, parallel, max_failures), (progress or SilentProgress()).note,
+    )  # fmt: skip
+
+
+def measure(
+    model: StrPath,
+    on: str,
+    *,
+    data: "StrPath | Arrays | None" = None,
+    samples: int = 200,
+    tolerance: int | None = None,
+    limits: Iterable[str] = (),
+    device: str | None = None,
+    threads: int = 1,
+    runs: int = 50,
+    wait: float = 120.0,
+    python: str = "python3",
+    install: bool = False,
+    benchmark_model: StrPath | None = None,
+    delegate: "Delegate" = "xnnpack",
+    accept_new_host_key: bool = False,
+    progress: "Progress | None" = None,
+) -> "DeviceMeasurement":
+    """Measure a .tflite on a device without deploying it: latency, memory, and how far its outputs differ.
+
+    Args:
+        model: a .tflite, or the folder or report.json of a run, whose last .tflite is taken.
+        on: the address of the device.
+        data: as in `deploy_model`.
+        samples: as in `deploy_model`.
+        tolerance: as in `deploy_model`.
+        limits: as in `deploy_model`.
+        device: as in `deploy_model`.
+        threads: of the interpreter.
+        runs: timed calls.
+        wait: as in `deploy_model`.
+        python: as in `deploy_model`.
+        install: as in `deploy_model`.
+        benchmark_model: as in `deploy_model`.
+        delegate: as in `deploy_model`.
+        accept_new_host_key: as in `deploy_model`.
+        progress: as in `deploy_model`.
+
+    Raises:
+        InputError: no .tflite, one that does not run here, samples that do not fit, or a malformed address.
+        ToolError: the device cannot be reached or used.
+    """
+    from edgepipe.commands import measure as command
+    from edgepipe.core.progress import SilentProgress
+    from edgepipe.deploy import board_check
+    from edgepipe.deploy.android_proof import AndroidOptions
+    from edgepipe.deploy.backends import ConnectionOptions
+    from edgepipe.deploy.golden_vectors import GoldenOptions
+    from edgepipe.deploy.health_check import MeasurementOptions, parse_limits
+    from edgepipe.deploy.proof import DeploymentOptions
+
+    options = DeploymentOptions(
+        wait_seconds=wait, install=install, limits=parse_limits(limits),
+        profile=board_check.load_board(device, Path.cwd()), measurement=MeasurementOptions(threads, runs),
+        android=AndroidOptions(Path(benchmark_model) if benchmark_model is not None else None, delegate),
+    )  # fmt: skip
+    golden_options = GoldenOptions(_read_samples(data), samples, tolerance)
+    return command.measure(
+        _find_tflite(Path(model)), on, golden_options, options, ConnectionOptions(python, accept_new_host_key),
+        (progress or SilentProgress()).note,
+    )  # fmt: skip
+
+
+def _read_samples(data: "StrPath | Arrays | None") -> "Arrays | None":
+    if not isinstance(data, str | Path):
+        return data
+    from edgepipe.data import sample_files
+
+    return sample_files.read(Path(data)).x
+
+
+def _find_tflite(model_or_run: Path) -> Path:
+    """The model itself, or the last .tflite of the run whose folder or report it is."""
+    from edgepipe.core.artifact import ArtifactKind
+    from edgepipe.core.errors import InputError
+
+    if not model_or_run.is_dir() and model_or_run.suffix != ".json":
+        return model_or_run
+    run_report = load_report(model_or_run)
+    names = [stage.artifact for stage in run_report.stages if stage.kind is ArtifactKind.TFLITE and stage.artifact]
+    if not names:
+        raise InputError(f"{model_or_run}: this run made no .tflite that a device could run; add a stage `convert`")
+    return (model_or_run if model_or_run.is_dir() else model_or_run.parent) / names[-1]
+
+
+def switch_version(
+    to: Sequence[str],
+    version: str | None = None,
+    *,
+    canary: int = 1,
+    parallel: int = 8,
+    max_failures: float = 0.2,
+    wait: float = 120.0,
+    accept_new_host_key: bool = False,
+    progress: "Progress | None" = None,
+) -> "FleetDeployment":
+    """Switch devices to a version that they have, or back to the one that ran before.
+
+    Args:
+        to: addresses of devices.
+        version: its name; None for a rollback.
+        canary: as in `deploy_model`.
+        parallel: as in `deploy_model`.
+        max_failures: as in `deploy_model`.
+        wait: as in `deploy_model`.
+        accept_new_host_key: as in `deploy_model`.
+        progress: as in `deploy_model`.
+
+    Raises:
+        InputError: a malformed address. What happens on a device is in the outcome of that device.
+    """
+    from edgepipe.commands import deploy as command
+    from edgepipe.core.progress import SilentProgress
+    from edgepipe.deploy.backends import ConnectionOptions
+    from edgepipe.deploy.fleet import FleetOptions
+    from edgepipe.deploy.proof import DeploymentOptions
+
+    return command.switch(
+        to, version, DeploymentOptions(wait_seconds=wait), ConnectionOptions(accept_new_host_key=accept_new_host_key),
+        FleetOptions(canary, parallel, max_failures), (progress or SilentProgress()).note,
+    )  # fmt: skip
+
+
+def list_versions(device: str, *, accept_new_host_key: bool = False) -> "DeviceListing":
+    """The versions on a device, and which of them runs.
+
+    Args:
+        device: its address.
+        accept_new_host_key: trust a host that is met for the first time.
+
+    Raises:
+        InputError: a malformed address.
+        ToolError: the device cannot be reached.
+    """
+    from edgepipe.commands import deploy as command
+    from edgepipe.deploy.backends import ConnectionOptions
+
+    return command.list_device(device, ConnectionOptions(accept_new_host_key=accept_new_host_key))
+
+
 def load_report(path: StrPath) -> "Report":
-    """The report of an earlier run, from its folder or its `report.json`.
+    """The report of an earlier run, from its `report.json`, its folder, or the folder of the runs: then of the latest.
 
     Raises:
         InputError: there is none there.
@@ -421,3 +710,56 @@ def load_report(path: StrPath) -> "Report":
     from edgepipe.render.report import load
 
     return load(Path(path))
+
+
+def list_runs(pipeline: str | None = None, *, runs_dir: StrPath = "runs") -> "list[KeptRun]":
+    """The runs that are kept below `runs_dir`, of one pipeline or of all, the newest of each first.
+
+    Args:
+        pipeline: its name; None for all.
+        runs_dir: the folder of all runs.
+
+    Raises:
+        InputError: there is no run of that pipeline.
+    """
+    from edgepipe.render import runs
+
+    return runs.list_runs(Path(runs_dir), pipeline)
+
+
+def compare_runs(first: StrPath, second: StrPath, *, runs_dir: StrPath = "runs") -> "RunComparison":
+    """The options, inputs, versions and metrics that differ between two runs.
+
+    Args:
+        first: a report, the folder of a run, or a name below `runs_dir`; the name of a pipeline is its latest run.
+        second: likewise.
+        runs_dir: the folder of all runs.
+
+    Raises:
+        InputError: there is no such run, or its report cannot be read.
+    """
+    from edgepipe.pipeline.run_folders import resolve_run
+    from edgepipe.render.run_comparison import compare
+
+    reports = [load_report(resolve_run(str(name), Path(runs_dir))) for name in (first, second)]
+    return compare(*reports)
+
+
+def prune_runs(pipeline: str | None = None, *, keep: int, runs_dir: StrPath = "runs") -> list[Path]:
+    """Remove all but the newest `keep` runs of one pipeline or of all, and return their folders; the latest stays.
+
+    Args:
+        pipeline: its name; None for all.
+        keep: how many runs of each pipeline stay.
+        runs_dir: the folder of all runs.
+
+    Raises:
+        InputError: there is no run of that pipeline, or `keep` is less than one.
+        StorageError: one cannot be removed.
+    """
+    from edgepipe.core.errors import InputError
+    from edgepipe.render import runs
+
+    if keep < 1:
+        raise InputError(f"keep: found {keep}; at least one run of each pipeline stays")
+    return runs.prune_runs(Path(runs_dir), keep, pipeline)

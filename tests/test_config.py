@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import example, given, settings
@@ -30,6 +30,18 @@ class Example(Options):
     pair: tuple[int, int] | None = None
     inner: Inner = Inner()
     free: dict[str, Any] = Field(default_factory=dict)
+
+
+class Part(Options):
+    part: Annotated[float, Field(gt=0, lt=1)] = 0.9
+
+
+class Shares(Options):
+    share: float = Field(default=0.9, ge=0, lt=1)
+    upto: float = Field(default=0.9, gt=0, le=1)
+    maybe: Annotated[float, Field(gt=0, lt=1)] | None = None
+    inner: Part = Part()
+    parts: dict[str, Part | None] = Field(default_factory=dict)
 
 
 def messages(document: Document) -> list[str]:
@@ -106,7 +118,8 @@ PLACES = [  # text, the problem when held against Example
     ("{count: 1.0}", "f:1:9: count: should be an integer; found the number 1.0"),
     ("{share: 75}", "f:1:9: share: should be less than 1; found the number 75; 75 % is written 0.75"),
     ("{upto: 12.5}", "f:1:8: upto: should be less than or equal to 1; found the number 12.5; 12.5 % is written 0.125"),
-    ("{share: 12.5 %}", "f:1:9: share: should be a number; found the text '12.5 %'; 12.5 % is written 0.125"),
+    ("{share: 125 %}", "f:1:9: share: should be less than 1; found the number 1.25"),
+    ("{share: 12.5 percent}", "f:1:9: share: should be a number; found the text '12.5 percent'"),
     ("{share: -1}", "f:1:9: share: should be greater than or equal to 0; found the number -1"),
     ("{share: 1000}", "f:1:9: share: should be less than 1; found the number 1000"),
     ("{share: .nan}", "f:1:9: share: should be a finite number; found the number nan"),
@@ -149,6 +162,27 @@ def test_good_options_and_nothing_at_all() -> None:
     found = validate(document, (), document.content, Example)
     assert found == Example(count=3, sizes=(1, 2), pair=(1, 2), inner=Inner(size=4), share=0.1)
     assert validate(document, (), None, Example) == Example()
+
+
+PERCENTAGES = [
+    ("{share: 12.5 %}", 0.125), ("{share: 30%}", 0.3), ("{upto: 100 %}", 1.0), ("{share: 57 %}", 0.57),
+    ("{maybe: 30 %}", 0.3), ("{inner: {part: 5 %}}", 0.05), ("{parts: {a: {part: 5 %}, b: null}}", 0.05),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "fraction"), PERCENTAGES)
+def test_a_percentage_wherever_a_fraction_is(text: str, fraction: float) -> None:
+    document = parse(text, "f")
+    found = validate(document, (), document.content, Shares)
+    assert found is not None, document.problems
+    assert fraction in (found.share, found.upto, found.maybe, found.inner.part,
+                        *(part.part for part in found.parts.values() if part is not None))  # fmt: skip
+
+
+def test_a_percentage_is_no_count_and_no_text() -> None:
+    document = parse("{count: 5 %, name: 5 %}", "f")
+    assert validate(document, (), document.content, Example) is None
+    assert messages(document) == ["f:1:9: count: should be an integer; found the text '5 %'"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ long, as each does that trains or converts.
 
 The folder has `pipelines/`, and of a small network for scikit-learn's digits `model.keras`, `model.tflite` (int8) and
 `data.npz` (arrays x and y), an LSTM for them in `recurrent.keras`, and a SavedModel in `saved/`. Stages are cached for
-all pages together.
+all pages together. Where a page has `ssh://`, `raspberrypi` is an ssh server of this machine, by the user's ssh
+configuration.
 """
 
 import ast
@@ -27,11 +28,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import ssh_server
 
 import edgepipe
 from edgepipe import cli
@@ -129,6 +132,17 @@ def environment(shared_cache: Path) -> dict[str, str]:
     return {**os.environ, "PATH": path, "EDGEPIPE_CACHE_DIR": str(shared_cache), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
+@pytest.fixture
+def ssh_home(tmp_path: Path) -> Iterator[Path]:
+    """The home folder of a user whose ssh configuration knows the board `raspberrypi`, which is empty."""
+    if ssh_server.SSHD is None:
+        pytest.skip(ssh_server.MISSING)
+    home = tmp_path / "home"
+    with ssh_server.running(tmp_path / "board", home) as server:
+        (home / ".ssh" / "config").write_text(f"Host raspberrypi\n  HostName 127.0.0.1\n  Port {server.port}\n")
+        yield home
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", _cases())
 def test_the_page_is_true(
@@ -139,8 +153,7 @@ def test_the_page_is_true(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
-    if "$ edgepipe run pipelines/digits.yaml" in page.read_text(encoding="utf-8"):
-        request.getfixturevalue("trained_digits")  # trained under a lock, not here and by another worker
+    environment = {**environment, **_prepare(page, request, monkeypatch)}
     folder = tmp_path / "page"
     shutil.copytree(prepared, folder)
     monkeypatch.chdir(folder)
@@ -157,6 +170,18 @@ def test_the_page_is_true(
             _check_python(block, where)
         if block.kind == "console":
             _run(block, where, folder, environment)
+
+
+def _prepare(page: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What the commands of a page need besides the folder; variables for those that a shell runs."""
+    text = page.read_text(encoding="utf-8")
+    if "$ edgepipe run pipelines/digits.yaml" in text:
+        request.getfixturevalue("trained_digits")  # trained under a lock, not here and by another worker
+    if "ssh://" not in text:
+        return {}
+    home = str(request.getfixturevalue("ssh_home"))
+    monkeypatch.setenv("HOME", home)
+    return {"HOME": home}
 
 
 _AROUND = "name: shown\nmodel: model.keras\ndata: {npz: data.npz}\ntask: classification\n"

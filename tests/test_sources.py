@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepipe.core import references
+from edgepipe.core import file_memo, module_sources, references
 from edgepipe.core.errors import InputError
 
 RUN = "raise SystemExit('this module must not be imported')\n"
@@ -84,7 +84,12 @@ def _package(folder: Path) -> None:
 
 def test_the_closure_holds_what_is_imported_and_nothing_else(tmp_path: Path) -> None:
     _package(tmp_path)
-    assert sorted(references.import_closure("pkg.main", tmp_path)) == ["beside", "pkg.main", "pkg.near", "pkg.sub.deep"]
+    assert sorted(module_sources.import_closure("pkg.main", tmp_path)) == [
+        "beside",
+        "pkg.main",
+        "pkg.near",
+        "pkg.sub.deep",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -94,15 +99,50 @@ def test_the_closure_holds_what_is_imported_and_nothing_else(tmp_path: Path) -> 
 )  # fmt: skip
 def test_the_digest_sees_every_edit_that_counts(file: str, changes: bool, tmp_path: Path) -> None:
     _package(tmp_path)
-    before = references.source_digest("pkg.main", tmp_path)
+    before = module_sources.source_digest("pkg.main", tmp_path)
     (tmp_path / file).write_text((tmp_path / file).read_text() + "# edited\n")
-    assert (references.source_digest("pkg.main", tmp_path) != before) is changes
+    assert (module_sources.source_digest("pkg.main", tmp_path) != before) is changes
 
 
 def test_the_digest_does_not_depend_on_the_folder(tmp_path: Path) -> None:
     for name in ("a", "b"):
         _package(tmp_path / name)
-    assert references.source_digest("pkg.main", tmp_path / "a") == references.source_digest("pkg.main", tmp_path / "b")
+    assert module_sources.source_digest("pkg.main", tmp_path / "a") == module_sources.source_digest(
+        "pkg.main", tmp_path / "b"
+    )
+
+
+def test_one_scan_looks_once_and_the_next_one_anew(tmp_path: Path) -> None:
+    _package(tmp_path)
+    scan = module_sources.SourceScan()
+    with scan.active():
+        before = module_sources.source_digest("pkg.main", tmp_path)
+        (tmp_path / "pkg" / "near.py").write_text("from . import unused\n")
+        assert module_sources.source_digest("pkg.main", tmp_path) == before
+    with module_sources.SourceScan().active():
+        assert module_sources.source_digest("pkg.main", tmp_path) != before
+        assert "pkg.unused" in module_sources.import_closure("pkg.main", tmp_path)
+
+
+def test_a_module_that_appears_is_part_of_the_next_scan(tmp_path: Path) -> None:
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg" / "__init__.py").write_text("helper = 1\n")
+    (tmp_path / "pkg" / "main.py").write_text("from pkg import helper\n")
+    assert sorted(module_sources.import_closure("pkg.main", tmp_path)) == ["pkg", "pkg.main"]
+    (tmp_path / "pkg" / "helper.py").write_text("x = 1\n")
+    assert sorted(module_sources.import_closure("pkg.main", tmp_path)) == ["pkg.helper", "pkg.main"]
+
+
+def test_unchanged_sources_are_not_parsed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _package(tmp_path)
+    monkeypatch.setattr(file_memo, "SETTLING_SECONDS", 0.0)
+    digests = []
+    for _ in range(2):
+        with file_memo.FileMemo(tmp_path / "memo.sqlite"):
+            digests.append(module_sources.source_digest("pkg.main", tmp_path))
+        monkeypatch.setattr(module_sources, "parse_source", lambda file: pytest.fail(f"{file} was parsed again"))
+        monkeypatch.setattr(file_memo, "file_digest", lambda file: pytest.fail(f"{file} was read again"))
+    assert digests[0] == digests[1]
 
 
 def test_versions() -> None:

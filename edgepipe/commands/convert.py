@@ -21,6 +21,7 @@ from edgepipe.core.arrays import Array, Arrays, count_samples, map_arrays, take_
 from edgepipe.core.artifact import ArtifactKind, wrap_storage_errors, write_atomically
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Finding, Metric, Record, measured_metric, unavailable_metric
+from edgepipe.core.progress import report_step
 from edgepipe.core.units import Dimension, plural
 from edgepipe.devices import device_metrics
 from edgepipe.devices.runtimes.releases import parse_release
@@ -79,7 +80,7 @@ def convert(
 
     Args:
         path: a `.keras` or `.h5` file, a SavedModel folder or a float `.tflite`.
-        data: representative samples (an array, or a .npy or .npz file) for schemes that calibrate.
+        data: representative samples for schemes that calibrate: an array, a .npy or .npz file, or what `init` takes.
         scheme: types of weights and activations.
         input_type: type of the inputs; None for the scheme's own.
         output_type: type of the outputs, likewise.
@@ -118,12 +119,14 @@ def convert(
         _build_request(scheme, (input_type, output_type), calibration, recipe, recurrent),
         streaming=streaming, split_outputs=split_outputs, keep_open_batch=keep_open_batch,
     )  # fmt: skip
-    samples, sample_notes = _read_samples(quantization_request, data)
+    samples, sample_notes = _read_samples(quantization_request, data, path)
     calibrating, held_out = _hold_back(quantization_request, samples)
     load_tensorflow()
+    report_step(f"reading {path}")
     source_model = open_with_classes(
         path, kind, allow_code=allow_code, custom_objects=custom_objects, input_shapes=input_shapes, signature=signature
     )
+    report_step(f"converting to {scheme}")
     converted_model = convert_model_for(
         source_model.model,
         _keep_float(quantization_request, keep_float_types, keep_float_layers, source_model),
@@ -131,6 +134,7 @@ def convert(
         held_out,
         release,
     )
+    report_step("comparing with the original")
     fidelity_findings, accepted_notes = converted_model.judge_fidelity(allow_low_fidelity)
     with write_atomically(target_path) as temporary_path:  # the file appears once it has been run and compared
         with wrap_storage_errors(str(target_path)):
@@ -191,7 +195,7 @@ def _build_request(
 
 
 def _read_samples(
-    request: "QuantizationRequest", data: "str | Path | Arrays | None"
+    request: "QuantizationRequest", data: "str | Path | Arrays | None", model_path: Path
 ) -> tuple[Arrays | None, tuple[str, ...]]:
     """The samples of `data`, which are required if `request` calibrates, and notes on what is not read."""
     from edgepipe.compress.quantizer.quantization import needs_samples
@@ -199,14 +203,14 @@ def _read_samples(
     if data is None and needs_samples(request):
         raise InputError(
             f"{request.scheme} needs representative samples for its activation ranges: give --data samples.npz (a "
-            "hundred typical inputs, array 'x'), or choose --scheme dynamic or float16"
+            "hundred typical inputs, array 'x') or a folder of them, or choose --scheme dynamic or float16"
         )
     if not isinstance(data, (str, Path)):
         return data, ()
-    from edgepipe.data import sample_files
+    from edgepipe.commands.model_samples import read_model_samples
 
-    sample_file = sample_files.read(Path(data))
-    return sample_file.x, sample_file.notes
+    samples = read_model_samples(str(data), model_path)
+    return samples.train_x, samples.notes
 
 
 def _hold_back(request: "QuantizationRequest", samples: Arrays | None) -> tuple[Arrays | None, Arrays | None]:

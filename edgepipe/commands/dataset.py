@@ -15,7 +15,10 @@ from edgepipe.core.input_files import check_ordinary
 from edgepipe.core.metric import Record
 from edgepipe.data.data_spec import DataSpec, parse
 from edgepipe.data.dataset_loading import MAX_CLASS_LABELS, load
-from edgepipe.data.splits import FITTING_SPLITS, DatasetSplits, Split
+from edgepipe.data.source_guess import ACCEPTED_SOURCES, guess_options
+from edgepipe.data.split_names import FITTING_SPLITS, Split
+from edgepipe.data.splits import DatasetSplits
+from edgepipe.pipeline.shipped_pipelines import pipeline_file, pipeline_names
 
 MAX_LISTED_NAMES = 16  # channels, or names of missing classes, that are listed one by one
 
@@ -48,8 +51,8 @@ def describe_dataset(
     """The dataset that `dataset_reference` names, read and split as a pipeline would.
 
     Args:
-        dataset_reference: a pipeline, a YAML file with `data:`, `module:function`, or a mapping such as
-            `{images: photos/}`.
+        dataset_reference: a pipeline, also a shipped one by its name, a YAML file with `data:`, `module:function`, or
+            a mapping such as `{images: photos/}`.
         base: the folder that an inline description is relative to.
         seed: of the split; None takes the pipeline's, or 0.
 
@@ -72,17 +75,22 @@ def _read_description(dataset_reference: str, base: Path) -> tuple[Document, Key
     file, is_mapping = base / dataset_reference, dataset_reference.lstrip().startswith("{")
     if not is_mapping:
         check_ordinary(file)
-    if not is_mapping and (file.suffix.lower() in (".yaml", ".yml") or file.is_file()):
+        if not file.exists() and dataset_reference in pipeline_names():
+            file = pipeline_file(dataset_reference)
+    if not is_mapping and file.suffix.lower() in (".yaml", ".yml"):
         document = config.read(file)
         content = document.content
         if isinstance(content, dict) and "data" in content:
             seed = content.get("seed", 0)
             return document, ("data",), content["data"], file.resolve().parent, seed if isinstance(seed, int) else 0
         return document, (), content, file.resolve().parent, 0
+    if file.exists() and not is_mapping:
+        document = Document(dataset_reference, {"data": guess_options(file)})
+        return document, ("data",), document.content["data"], base, 0
     if not references.is_reference(dataset_reference) and not is_mapping:
         raise InputError(
-            f"'{dataset_reference[:80]}' is neither a file, a module:function nor a mapping; give a pipeline, "
-            "edgepipe.data:digits, or '{images: folder}'"
+            f"'{dataset_reference[:80]}' is neither a file, a folder, a module:function nor a mapping; give a "
+            f"pipeline, {ACCEPTED_SOURCES}, or '{{images: folder}}'"
         )
     document = config.parse(f"data: {dataset_reference}\n", "the description")
     if not isinstance(document.content, dict):
@@ -106,7 +114,9 @@ def _summarize_dataset(source: str, data_spec: DataSpec, splits: DatasetSplits) 
         counts={str(split): splits.count_by_split[split] for split in Split},
         shapes={name: tuple(array.shape[1:]) for name, array in array_by_input.items()},
         values=tuple(
-            statistics for name, array in array_by_input.items() for statistics in _input_statistics(name, array)
+            statistics
+            for name, array in array_by_input.items()
+            for statistics in _input_statistics(name, array, _channel_names(splits))
         ),
         labels=_describe_labels(splits),
         classes=_class_counts(splits),
@@ -114,13 +124,18 @@ def _summarize_dataset(source: str, data_spec: DataSpec, splits: DatasetSplits) 
     )
 
 
-def _input_statistics(name: str, array: Array) -> list[InputStatistics]:
+def _channel_names(splits: DatasetSplits) -> tuple[str, ...]:
+    """The columns of a table, which are its channels; none for other sources."""
+    windows = splits.preprocessing.windows if splits.preprocessing is not None else None
+    return windows.channels if windows is not None else ()
+
+
+def _input_statistics(name: str, array: Array, channel_names: tuple[str, ...]) -> list[InputStatistics]:
     channel_count = array.shape[-1] if array.ndim > 1 else 1
     if array.ndim < 2 or channel_count > MAX_LISTED_NAMES or channel_count == 1:
         return [_array_statistics(name, array)]
-    return [
-        _array_statistics(f"{name} channel {number}".strip(), array[..., number]) for number in range(channel_count)
-    ]
+    titles = channel_names if len(channel_names) == channel_count else [f"channel {i}" for i in range(channel_count)]
+    return [_array_statistics(f"{name} {title}".strip(), array[..., i]) for i, title in enumerate(titles)]
 
 
 def _array_statistics(name: str, array: Array) -> InputStatistics:

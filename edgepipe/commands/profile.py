@@ -7,15 +7,16 @@ from pathlib import Path
 
 from pydantic import Field
 
+from edgepipe.commands.tflite_input import read_tflite
 from edgepipe.core.cache import Cache
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Evidence, Finding, Metric, Record
+from edgepipe.deploy.health_check import HealthReport
 from edgepipe.devices import device_metrics, device_profile
 from edgepipe.devices.device_metrics import DeviceMetrics
 from edgepipe.devices.device_profile import Device
 from edgepipe.devices.operator_placement import OperatorPlacement
 from edgepipe.devices.runtime_answer import is_installed
-from edgepipe.tflite import reader
 from edgepipe.tflite.model import Model
 
 
@@ -60,7 +61,11 @@ class ModelProfile(Record):
 
 
 def profile_model(
-    path: Path, devices: Collection[str] = (), cache: Cache | None = None, base: Path | None = None
+    path: Path,
+    devices: Collection[str] = (),
+    cache: Cache | None = None,
+    base: Path | None = None,
+    measured: HealthReport | None = None,
 ) -> ModelProfile:
     """Profile the .tflite at `path` on `devices`.
 
@@ -71,6 +76,7 @@ def profile_model(
         devices: names or paths of profiles; none for all that come with edgepipe.
         cache: of Vela's results; None for the default one.
         base: the folder that paths of profiles are relative to; None for the current one.
+        measured: what the board of the only device measured, in the place of what the profile says; None for none.
 
     Raises:
         InputError: no .tflite, a damaged one, or an unknown device.
@@ -80,7 +86,7 @@ def profile_model(
         device_profile.load(name, folder) for name in dict.fromkeys(devices or device_profile.device_names())
     ]
     _check_names(loaded_devices)
-    model = reader.read(path)
+    model = read_tflite(path)
     seconds_by_method: dict[str, float] = {}
     metrics_of_groups = [
         _gather_metrics(model, group, cache, seconds_by_method, name)
@@ -88,11 +94,24 @@ def profile_model(
         if group
     ]
     metrics_by_device = {device.name: metrics for group, metrics in metrics_of_groups for device in group}
+    results = (_device_result(device, metrics_by_device[device.name]) for device in loaded_devices)
+    notes = [note for _, metrics in metrics_of_groups for note in metrics.notes]
     return ModelProfile(
         path=str(path),
-        devices=tuple(_device_result(device, metrics_by_device[device.name]) for device in loaded_devices),
-        notes=tuple(dict.fromkeys(note for _, metrics in metrics_of_groups for note in metrics.notes)),
+        devices=tuple(results if measured is None else (_with_measured(result, measured) for result in results)),
+        notes=tuple(dict.fromkeys([*notes, *(measured.notes if measured is not None else ())])),
         seconds=seconds_by_method,
+    )
+
+
+def _with_measured(result: DeviceProfileResult, measured: HealthReport) -> DeviceProfileResult:
+    """`result` with what was measured on the board, and what speaks against the model there."""
+    metric_by_name = {metric.name: metric for metric in measured.metrics}
+    return result.model_copy(
+        update={
+            "metrics": tuple(metric_by_name.get(metric.name, metric) for metric in result.metrics),
+            "findings": (*result.findings, *measured.findings),
+        }
     )
 
 

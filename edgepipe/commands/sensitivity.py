@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Literal, final
 import numpy as np
 from pydantic import Field
 
+from edgepipe.commands.model_samples import read_model_samples
 from edgepipe.compress.quantizer.layer_sensitivity import LayerSensitivity, SensitivityRanking, rank_layers
 from edgepipe.compress.schemes import SCHEMES, ActivationCalibration
-from edgepipe.core.arrays import Array, Arrays, count_samples, sole_array, take_samples
+from edgepipe.core.arrays import Array, Arrays, count_samples, take_samples
 from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Record
+from edgepipe.core.progress import report_step
 from edgepipe.core.references import installed_version
 from edgepipe.core.units import plural
 from edgepipe.tflite.model import Model
@@ -75,7 +77,9 @@ def rank_model_layers(
     kind = detect_kind(path)
     if kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT, ArtifactKind.TFLITE):
         raise InputError(f"{path}: is a {kind}; `sensitivity` takes a .keras or .h5 file, or a float .tflite")
-    calibration_samples, compared_samples, class_labels, data_notes = _read_samples(data, options.samples)
+    report_step("reading samples")
+    calibration_samples, compared_samples, class_labels, data_notes = _read_samples(data, options.samples, path)
+    report_step(f"reading {path}")
     source_model = open_with_classes(
         path, kind, allow_code=allow_code, custom_objects=custom_objects, input_shapes=options.input_shapes
     )
@@ -106,33 +110,17 @@ class _ClassLabels:
 
 
 def _read_samples(
-    data: "str | Arrays", sample_count: int
+    data: "str | Arrays", sample_count: int, model_path: Path
 ) -> tuple[Arrays, Arrays, _ClassLabels | None, tuple[str, ...]]:
     """Calibration samples, samples to compare outputs on, their labels if they are classes, and notes."""
     if not isinstance(data, str):
         return take_samples(data, slice(CALIBRATION_SAMPLE_COUNT)), take_samples(data, slice(sample_count)), None, ()
-    if data.endswith((".npz", ".npy")):
-        from edgepipe.data import sample_files
-
-        sample_file = sample_files.read(Path(data))
-        return (
-            take_samples(sample_file.x, slice(CALIBRATION_SAMPLE_COUNT)),
-            take_samples(sample_file.x, slice(sample_count)),
-            _class_labels(sample_file.y, sample_count),
-            (*sample_file.notes, *_no_classes_notes(sample_file.y)),
-        )
-    from edgepipe.commands.dataset import describe_dataset
-
-    dataset_summary, splits = describe_dataset(data, Path.cwd())
-    validation_data = splits.validation
-    calibration_inputs = take_samples(splits.train.x, slice(CALIBRATION_SAMPLE_COUNT))
-    label_array = sole_array(validation_data.y)
-    notes = (*dataset_summary.notes, *_no_classes_notes(label_array))
+    samples = read_model_samples(data, model_path)
     return (
-        calibration_inputs,
-        take_samples(validation_data.x, slice(sample_count)),
-        _class_labels(label_array, sample_count),
-        notes,
+        take_samples(samples.train_x, slice(CALIBRATION_SAMPLE_COUNT)),
+        take_samples(samples.compared_x, slice(sample_count)),
+        _class_labels(samples.compared_y, sample_count),
+        (*samples.notes, *_no_classes_notes(samples.compared_y)),
     )
 
 

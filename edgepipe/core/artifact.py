@@ -169,15 +169,25 @@ def wrap_disk_full_errors(subject: str) -> Iterator[None]:
 @contextlib.contextmanager
 def write_atomically(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside `target`; it is renamed to `target` if the body succeeds, else removed."""
+    with stage_beside(target) as staging_folder:
+        staging_path = staging_folder / target.name
+        yield staging_path
+        with wrap_storage_errors(str(target)):
+            staging_path.replace(target)
+
+
+@contextlib.contextmanager
+def stage_beside(target: Path) -> Iterator[Path]:
+    """Yield a hidden temporary folder beside `target`, on the same disk; it is removed in the end.
+
+    What killed processes left behind for the same target is removed first.
+    """
     with wrap_storage_errors(str(target)):
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale_staging(target)
         staging_folder = Path(tempfile.mkdtemp(prefix=f"{_staging_prefix(target)}{os.getpid()}.", dir=target.parent))
     try:
-        staging_path = staging_folder / target.name
-        yield staging_path
-        with wrap_storage_errors(str(target)):
-            staging_path.replace(target)
+        yield staging_folder
     finally:
         shutil.rmtree(staging_folder, ignore_errors=True)
 

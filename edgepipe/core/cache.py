@@ -206,7 +206,7 @@ class Cache:
                 source.rename(target)
 
     def discard(self, key: str) -> None:
-        """Remove a damaged entry, by renaming it away first."""
+        """Remove the entry of `key` if there is one, by renaming it away first."""
         with wrap_storage_errors(f"cache {self.root}"):
             trash_folder = Path(tempfile.mkdtemp(prefix=WORKSPACE_PREFIX, dir=self.workspace_root))
         with contextlib.suppress(FileNotFoundError):

@@ -10,10 +10,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar, get_args
+from typing import Any, ClassVar, NamedTuple, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
@@ -22,7 +23,8 @@ from edgepipe.core.errors import ConfigError, Problem, did_you_mean
 from edgepipe.core.units import Dimension
 
 KeyPath = tuple[str | int, ...]
-MAX_CHARACTERS = 2**19  # the longest file of edgepipe's own has under 5,000
+JSON_SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+MAX_CHARACTERS = 2**19  # the longest file of edgepipe's own has about 12,000
 MAX_NODES = 20_000  # a pipeline has a few hundred; nested aliases reach this quickly
 MAX_DEPTH = 50  # a pipeline has about eight; Python's and JSON's own limits are higher
 MAX_SCAN_DEPTH = 4 * MAX_DEPTH  # at which the scanner, whose time grows with the depth, gives up
@@ -46,8 +48,11 @@ class Quantity:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Called by pydantic: parse the unit first, then validate the number as usual."""
-        before_validator = core_schema.no_info_before_validator_function
-        return before_validator(lambda value: units.parse(value, self.dimension), handler(source))
+        return core_schema.no_info_before_validator_function(
+            lambda value: units.parse(value, self.dimension),
+            handler(source),
+            json_schema_input_schema=core_schema.union_schema([core_schema.float_schema(), core_schema.str_schema()]),
+        )
 
 
 class SourcePosition(NamedTuple):
@@ -59,10 +64,10 @@ class SourcePosition(NamedTuple):
 
 
 class _LimitError(Exception):
-    """More than is read, found while scanning."""
+    """More than is read, found while scanning at `mark`."""
 
-    def __init__(self, message: str, mark: Any) -> None:
-        super().__init__(message)
+    def __init__(self, problem: str, mark: Any) -> None:
+        super().__init__(problem)
         self.line, self.column = mark.line + 1, mark.column + 1
 
 
@@ -129,13 +134,14 @@ def _join_surrogates(text: str) -> str:
 
 @dataclass
 class Document:
-    """The content of a file, the position of every key and value, and the problems found so far."""
+    """The text and content of a file, the position of every key and value, and the problems found so far."""
 
     source_name: str
     content: Any = None
     key_positions: dict[KeyPath, SourcePosition] = field(default_factory=dict)
     value_positions: dict[KeyPath, SourcePosition] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    text: str = ""
 
     def add_problem(self, path: KeyPath, message: str, anchor: str = "value") -> None:
         """Add a problem at `path`; with `anchor` "key" it points at the key instead of the value."""
@@ -178,7 +184,7 @@ def read_text(path: Path, max_bytes: int = 4 * MAX_CHARACTERS) -> str:
 
 def parse(text: str, source_name: str) -> Document:
     """Parse `text` as YAML; `source` is the file name in problems."""
-    document = Document(source_name)
+    document = Document(source_name, text=text)
     if len(text) > MAX_CHARACTERS:
         message = f"{len(text):,} characters; at most {MAX_CHARACTERS:,} are read"
         document.problems.append(Problem(source_name, 1, 1, "", message))
@@ -366,11 +372,53 @@ def validate(document: Document, path: KeyPath, raw_options: Any, cls: type[Opti
         return None
     try:
         # Through JSON: strict mode then accepts lists as tuples, but neither 1 as true nor "1" as 1.
-        return cls.model_validate_json(json.dumps(raw_options), strict=True)
+        return cls.model_validate_json(json.dumps(_read_percentages(cls, raw_options)), strict=True)
     except ValidationError as error:
         for error_details in error.errors():
             _add_validation_problem(document, path, cls, error_details)
         return None
+
+
+def _read_percentages(cls: type[BaseModel], raw_options: Mapping[str, Any]) -> dict[str, Any]:
+    """`raw_options` with texts such as `30 %` as numbers wherever `cls`, or a class nested in it, has a fraction."""
+    return {
+        name: _read_percentage(cls.model_fields[name], option) if name in cls.model_fields else option
+        for name, option in raw_options.items()
+    }
+
+
+def _read_percentage(field: FieldInfo, option: Any) -> Any:
+    if isinstance(option, str) and (match := _PERCENT_PATTERN.fullmatch(option)) and _is_fraction(field):
+        return units.parse(f"{match[1]} %", Dimension.FRACTION)
+    nested_model = next(_nested_models(field.annotation), None)
+    if nested_model is None or not isinstance(option, dict):
+        return option
+    if not any(get_origin(annotation) is dict for annotation in (field.annotation, *get_args(field.annotation))):
+        return _read_percentages(nested_model, option)
+    return {  # names to options, such as `layers:`
+        key: _read_percentages(nested_model, entry) if isinstance(entry, dict) else entry
+        for key, entry in option.items()
+    }
+
+
+def _is_fraction(field: FieldInfo) -> bool:
+    """Whether the option is a number that is at most, or below, one."""
+    marks = [*field.metadata, *(mark for annotation in get_args(field.annotation) for mark in _bound_marks(annotation))]
+    is_number = any(annotation is float for annotation in _plain_types(field.annotation))
+    return is_number and any(getattr(mark, "le", getattr(mark, "lt", None)) == 1 for mark in marks)
+
+
+def _bound_marks(annotation: Any) -> list[Any]:
+    return [inner for mark in getattr(annotation, "__metadata__", ()) for inner in getattr(mark, "metadata", [mark])]
+
+
+def _plain_types(annotation: Any) -> Iterator[Any]:
+    """The types that a union or an annotated type is of."""
+    if not get_args(annotation) or get_origin(annotation) in (dict, tuple, list):
+        yield annotation
+        return
+    for argument in get_args(annotation):
+        yield from _plain_types(argument)
 
 
 def _option_suggestion(cls: type[BaseModel], option_path: KeyPath) -> str:
@@ -446,7 +494,7 @@ def _fraction_hint(error_details: ErrorDetails) -> str:
     )
     percentage = float(match[1]) if match else None
     if error_details["type"] in ("less_than", "less_than_equal") and context.get("lt", context.get("le")) == 1:
-        percentage = input_value if 1 < input_value < 100 else None
+        percentage = input_value if 2 <= input_value < 100 else None
     return f"; {percentage:g} % is written {percentage / 100:g}" if percentage is not None else ""
 
 

@@ -128,4 +128,8 @@ def _find_close_match(name: str, names: Sequence[str]) -> str | None:
     comparable_names = [other for other in names[:MAX_COMPARED] if len(other) <= MAX_NAME]
     if len(name) > MAX_NAME:
         return None
-    return next(iter(difflib.get_close_matches(name, comparable_names, n=1, cutoff=0.6)), None)
+    name_by_lower_case = {other.lower(): other for other in comparable_names}
+    close_matches = difflib.get_close_matches(name, comparable_names, n=1, cutoff=0.6) or [
+        name_by_lower_case[match] for match in difflib.get_close_matches(name.lower(), name_by_lower_case, n=1)
+    ]
+    return next(iter(close_matches), None)

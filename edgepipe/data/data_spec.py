@@ -16,7 +16,7 @@ from edgepipe.core import references
 from edgepipe.core.config import Document, KeyPath, Options, describe_value, validate
 from edgepipe.core.errors import InputError, ToolError, did_you_mean
 from edgepipe.core.input_files import check_ordinary
-from edgepipe.data import idx, speech
+from edgepipe.data import idx, speech, table_format
 from edgepipe.data.augmentation_options import Augment, Seconds
 
 DEFAULT_FRACTION = 0.2
@@ -114,7 +114,9 @@ class IdxSpec(_CommonSpec):
 class TableSpec(_CommonSpec):
     """The options that CSV and Parquet files share."""
 
-    channels: tuple[str, ...] = Field(default=(), description="columns of the samples; default: all remaining ones")
+    channels: tuple[str, ...] = Field(
+        default=(), description="columns of the samples; default: all remaining ones but times and indices"
+    )
     label: str | None = Field(default=None, description="column of the label: integers, numbers or texts")
     group: str | None = Field(
         default=None, description="column whose values stay within one split, such as the subject"
@@ -153,12 +155,18 @@ class TableSpec(_CommonSpec):
 
 @final
 class CsvSpec(TableSpec):
-    """CSV files with a header line: sensor windows or plain rows."""
+    """CSV files: sensor windows or plain rows."""
 
     csv: str = Field(
         description="a file, a folder with .csv, .tsv or .txt files below it, or a pattern such as run*.csv"
     )
-    separator: str = Field(default=",", min_length=1, description="column separator; \\t for tabs")
+    separator: str | None = Field(
+        default=None, min_length=1, description="column separator, \\t for tabs; null: detected from the first lines"
+    )
+    decimal: Literal[".", ","] | None = Field(default=None, description="decimal mark; null: detected")
+    header: bool | None = Field(
+        default=None, description="the first line names the columns; false: they are column_1, ..; null: detected"
+    )
 
 
 @final
@@ -262,7 +270,7 @@ SPEC_BY_SOURCE: dict[str, type[DataSpec]] = {
     "audio": AudioSpec,
     "spoken_digits": SpokenDigitsSpec,
 }
-_SOURCES_WITHOUT_VALUE = ("fashion_mnist", "spoken_digits")  # sources whose value may be null
+SOURCES_WITHOUT_VALUE = ("fashion_mnist", "spoken_digits")  # sources whose value may be null
 _EXPECTED_FORMS = (
     f"write module:function (for example edgepipe.data:digits) or a mapping with one of: {', '.join(SPEC_BY_SOURCE)}"
 )
@@ -304,7 +312,7 @@ def _parse_value(document: Document, path: KeyPath, yaml_value: Any) -> DataSpec
     if not source_keys:
         _report_missing_source(document, path, yaml_value)
         return None
-    if yaml_value[source_keys[0]] is None and source_keys[0] not in _SOURCES_WITHOUT_VALUE:
+    if yaml_value[source_keys[0]] is None and source_keys[0] not in SOURCES_WITHOUT_VALUE:
         document.add_problem((*path, source_keys[0]), "names nothing; write what to read")
         return None
     return validate(document, path, yaml_value, SPEC_BY_SOURCE[source_keys[0]])
@@ -413,7 +421,7 @@ def find_table_files(root: Path, spec: TableSpec) -> list[Path]:
     if root.is_file():
         return [root]
     if root.is_dir():
-        paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in endings and path.is_file())
+        paths = [path for path in _files_below(root) if path.suffix.lower() in endings and not _is_prose(path)]
     else:
         paths = sorted(path for path in root.parent.glob(root.name) if path.is_file()) if root.parent.is_dir() else []
     if not paths:
@@ -421,3 +429,20 @@ def find_table_files(root: Path, spec: TableSpec) -> list[Path]:
             f"{root}: no such file, no {' or '.join(endings)} files below such a folder, and no match as a pattern"
         )
     return paths
+
+
+def find_unread_files(root: Path, spec: TableSpec) -> list[Path]:
+    """The files below the folder `root` that are not read: those of other kinds, and texts that are no tables."""
+    if not root.is_dir():
+        return []
+    read_files = set(find_table_files(root, spec))
+    return [path for path in _files_below(root) if path not in read_files]
+
+
+def _files_below(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+
+def _is_prose(path: Path) -> bool:
+    """Whether a .txt file is a text rather than a table, such as a README."""
+    return path.suffix.lower() == ".txt" and not table_format.is_table(path)

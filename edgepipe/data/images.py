@@ -13,7 +13,7 @@ from edgepipe.core.units import plural
 from edgepipe.data import class_folders
 from edgepipe.data.data_spec import ImagesSpec
 from edgepipe.data.raw_samples import RawDataset, RawSplit
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 
 IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
 
@@ -122,6 +122,19 @@ def _decode(path: Path, spec: ImagesSpec, report: _ImageReadReport) -> Array | _
         return _CorruptImage(
             path, (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
         )
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Height and width of the upright picture, from the head of its file.
+
+    Raises:
+        OSError: it cannot be read as an image.
+    """
+    from PIL import Image
+
+    with Image.open(path) as image:
+        is_on_its_side = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        return (image.width, image.height) if is_on_its_side else (image.height, image.width)
 
 
 def _turn_upright(image: Any, report: _ImageReadReport) -> Any:

@@ -12,7 +12,7 @@ from edgepipe.core.input_files import check_ordinary
 from edgepipe.core.npy_headers import open_npz
 from edgepipe.data.data_spec import NpzSpec
 from edgepipe.data.raw_samples import RawDataset, RawSplit, to_group_names
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 
 SPLIT_BY_SUFFIX = {"train": Split.TRAIN, "validation": Split.VALIDATION, "val": Split.VALIDATION, "test": Split.TEST}
 

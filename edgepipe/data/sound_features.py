@@ -71,6 +71,13 @@ class SoundFeatures:
             log_bands = librosa.feature.mfcc(S=log_bands, n_mfcc=self.coefficient_count, dct_type=2, norm="ortho")
         return np.asarray(np.swapaxes(log_bands, 1, 2)[..., None], np.float32)
 
+    def output_shape(self, sample_count: int) -> tuple[int, ...]:
+        """The shape of the features of one waveform of `sample_count` samples."""
+        if self.kind == "none":
+            return (sample_count, 1)
+        frame_count = 1 + (sample_count - self.fft_size) // self.hop_samples
+        return frame_count, self.coefficient_count if self.kind == "mfcc" else self.band_count, 1
+
     def describe(self) -> str:
         """Every constant in one line, for the report: a device must compute the same features."""
         if self.kind == "none":

@@ -42,6 +42,11 @@ class Scaling:
         mean, deviation = (self._broadcast(constants) for constants in (self.mean, self.deviation))
         return np.asarray((array - mean) / deviation, np.float32)
 
+    def undo_array(self, array: Array) -> Array:
+        """One scaled array as it was before, float32."""
+        mean, deviation = (self._broadcast(constants) for constants in (self.mean, self.deviation))
+        return np.asarray(array * deviation + mean, np.float32)
+
     def _broadcast(self, constants: tuple[float, ...]) -> Array:
         return np.array(constants).reshape(-1, *[1] * (-1 - self.axis))
 

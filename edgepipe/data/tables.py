@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -12,15 +12,23 @@ import numpy as np
 
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError, ListedError, ToolError, did_you_mean
+from edgepipe.core.progress import count_steps
 from edgepipe.core.units import plural
 from edgepipe.data.class_folders import MAX_LISTED, format_listing
-from edgepipe.data.data_spec import CsvSpec, TableSpec, find_table_files
+from edgepipe.data.data_spec import CsvSpec, TableSpec, find_table_files, find_unread_files
 from edgepipe.data.raw_samples import FLOAT32_MAX, RawDataset, RawSplit
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
+from edgepipe.data.table_format import (
+    PREVIEW_ROWS,
+    TableFormat,
+    TablePreview,
+    find_label_column,
+    find_time_columns,
+    preview_table,
+)
 
 MAX_COLUMNS = 4096
 MAX_HEADER_BYTES = 2**20
-_NUMBER_PATTERN = re.compile(r"[-+]?[0-9]*\.[0-9]+([eE][-+]?[0-9]+)?|-[0-9]+")  # integers may be column names: 0, 1, 2
 
 
 class _CorruptTable(Exception):  # noqa: N818 - a reason, caught here
@@ -38,6 +46,10 @@ class _TableSamples:
     unused_rows: int = 0
     channel_names: tuple[str, ...] = ()
     ignored_columns: set[str] = field(default_factory=set)  # columns of `ignore` that were seen
+    time_columns: dict[str, str] | None = None  # that are no channels, with the reason, as the first file shows them
+    label_like_column: str | None = None  # a channel that is named like a label
+    formats: set[str] = field(default_factory=set)
+    file_names: list[str] = field(default_factory=list)
 
 
 def read(root: Path, spec: TableSpec) -> RawDataset:
@@ -49,7 +61,7 @@ def read(root: Path, spec: TableSpec) -> RawDataset:
     """
     _import_pandas()
     paths, table_samples, corrupt_files = find_table_files(root, spec), _TableSamples(), []
-    for path in paths:
+    for path in count_steps(paths, f"reading {root}"):
         try:
             _read_file(path, root, spec, table_samples)
         except _CorruptTable as reason:
@@ -93,10 +105,12 @@ def _import_pandas() -> Any:
 
 
 def _read_file(path: Path, root: Path, spec: TableSpec, table_samples: _TableSamples) -> None:
-    table = _read_table(path, spec)
+    table, preview = _read_table(path, spec)
     table_samples.ignored_columns |= set(map(str, table.columns)) & set(spec.ignore)
     relative_path = path.relative_to(root).as_posix() if root.is_dir() else path.name
-    channel_columns = _channel_columns(path, table, spec)
+    if table_samples.time_columns is None:
+        table_samples.time_columns = find_time_columns(preview.columns)
+    channel_columns = _channel_columns(table, spec, table_samples.time_columns)
     if table_samples.channel_names and channel_columns != table_samples.channel_names:
         raise _CorruptTable(
             f"its channels are {', '.join(channel_columns)}, "
@@ -107,6 +121,10 @@ def _read_file(path: Path, root: Path, spec: TableSpec, table_samples: _TableSam
     row_groups = _row_values(table, spec.group, relative_path, spec.group_from)
     row_sessions = _row_values(table, spec.session, relative_path, None)
     table_samples.channel_names = channel_columns
+    table_samples.formats.add(preview.format.describe())
+    table_samples.file_names.append(relative_path)
+    if spec.label is None and spec.label_from is None and not spec.channels:
+        table_samples.label_like_column = find_label_column(dict.fromkeys(channel_columns, ()))
     for start, end in _constant_runs(
         [series for series in (row_labels, row_groups, row_sessions) if series is not None], len(channel_rows)
     ):
@@ -121,14 +139,10 @@ def _read_file(path: Path, root: Path, spec: TableSpec, table_samples: _TableSam
         )
 
 
-def _read_table(path: Path, spec: TableSpec) -> Any:
-    pandas = _import_pandas()
+def _read_table(path: Path, spec: TableSpec) -> tuple[Any, TablePreview]:
+    """The table as pandas reads it, and its format and first rows."""
     try:
-        if isinstance(spec, CsvSpec):
-            _check_header(path, spec)
-            table = pandas.read_csv(path, sep=spec.separator, skipinitialspace=True)
-        else:
-            table = pandas.read_parquet(path)
+        table, preview = _read_csv(path, spec) if isinstance(spec, CsvSpec) else _read_parquet(path)
     except UnicodeDecodeError as error:
         raise _CorruptTable(f"is not UTF-8 text at byte {error.start}") from None
     except (ValueError, OSError) as error:  # pandas' ParserError and pyarrow's ArrowInvalid are ValueErrors
@@ -137,32 +151,63 @@ def _read_table(path: Path, spec: TableSpec) -> Any:
         raise _CorruptTable("holds no rows")
     if len(table.columns) > MAX_COLUMNS:
         raise _CorruptTable(f"has {len(table.columns):,} columns; at most {MAX_COLUMNS:,} are read")
-    return table
+    return table, preview
 
 
-def _check_header(path: Path, spec: CsvSpec) -> None:
-    """Check what pandas accepts silently: it renames duplicate columns and takes a first line of numbers for names."""
+def _read_csv(path: Path, spec: CsvSpec) -> tuple[Any, TablePreview]:
+    pandas = _import_pandas()
+    _check_first_line(path)
+    preview = preview_table(path, spec.separator, spec.decimal, spec.header)
+    if len(preview.columns) > MAX_COLUMNS:
+        raise _CorruptTable(f"begins with a line of {len(preview.columns):,} columns; at most {MAX_COLUMNS:,} are read")
+    layout = preview.format
+    options: dict[str, Any] = {"sep": layout.separator, "decimal": layout.decimal, "skipinitialspace": True}
+    if layout.has_header:
+        _check_header(path, options)
+        return pandas.read_csv(path, **options), preview
+    _check_no_header_is_needed(path, spec, list(preview.columns))
+    return pandas.read_csv(path, header=None, names=list(preview.columns), **options), preview
+
+
+def _check_first_line(path: Path) -> None:
     with path.open("rb") as stream:
-        first_line = stream.readline(MAX_HEADER_BYTES)
-    column_count = first_line.count(spec.separator.encode()) + 1
-    if column_count > MAX_COLUMNS or len(first_line) == MAX_HEADER_BYTES:
-        raise _CorruptTable(f"begins with a line of {column_count:,} columns; at most {MAX_COLUMNS:,} are read")
-    header = _import_pandas().read_csv(
-        path, sep=spec.separator, skipinitialspace=True, header=None, nrows=1, dtype=str, keep_default_na=False
-    )
+        if len(stream.readline(MAX_HEADER_BYTES)) == MAX_HEADER_BYTES:
+            raise _CorruptTable(f"begins with a line of over 1 MiB of columns; at most {MAX_COLUMNS:,} are read")
+
+
+def _read_parquet(path: Path) -> tuple[Any, TablePreview]:
+    table = _import_pandas().read_parquet(path)
+    first_rows = {
+        str(name): [str(value) for value in table[name].iloc[:PREVIEW_ROWS]]
+        for name in table.columns
+        if table[name].dtype.kind in "iufM" or table[name].dtype == object
+    }
+    return table, TablePreview(TableFormat("", ".", has_header=True), first_rows)
+
+
+def _check_header(path: Path, options: dict[str, Any]) -> None:
+    """Check what pandas accepts silently: it renames duplicate columns."""
+    header = _import_pandas().read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, **options)
     column_names = [str(name) for name in header.iloc[0]]
     name_counts = Counter(column_names)
     repeated_names = sorted(name for name, count in name_counts.items() if count > 1)
     if repeated_names:
         raise _CorruptTable(f"{name_counts[repeated_names[0]]} columns are named '{repeated_names[0]}'")
-    numeric_names = [name for name in column_names if _NUMBER_PATTERN.fullmatch(name)]
-    if numeric_names:
+
+
+def _check_no_header_is_needed(path: Path, spec: CsvSpec, column_names: list[str]) -> None:
+    """A file without a header line can be used if the options name its columns by their numbers, or none."""
+    wanted_names = [*spec.channels, *spec.ignore, *filter(None, (spec.label, spec.group, spec.session))]
+    if not all(name in column_names for name in wanted_names):
+        with path.open(encoding="utf-8") as stream:
+            first_line = stream.readline().strip()
         raise _CorruptTable(
-            f"begins with numbers ({', '.join(numeric_names)[:60]}); its first line must name the columns"
+            f"begins with numbers ({first_line[:60]}); its first line must name the columns, or call them "
+            f"{column_names[0]} .. {column_names[-1]}"
         )
 
 
-def _channel_columns(path: Path, table: Any, spec: TableSpec) -> tuple[str, ...]:
+def _channel_columns(table: Any, spec: TableSpec, time_columns: Mapping[str, str]) -> tuple[str, ...]:
     present_columns = [str(column) for column in table.columns]
     required_columns = [name for name in (*spec.channels, spec.label, spec.group, spec.session) if name is not None]
     for name in required_columns:
@@ -170,7 +215,7 @@ def _channel_columns(path: Path, table: Any, spec: TableSpec) -> tuple[str, ...]
             raise _CorruptTable(f"no column '{name}'{did_you_mean(name, present_columns)}")
     if spec.channels:
         return spec.channels
-    other_columns = {spec.label, spec.group, spec.session, *spec.ignore}
+    other_columns = {spec.label, spec.group, spec.session, *spec.ignore, *time_columns}
     channel_names = tuple(name for name in present_columns if name not in other_columns)
     unnamed_columns = [name for name in channel_names if name.startswith("Unnamed: ")]
     if unnamed_columns:
@@ -178,7 +223,7 @@ def _channel_columns(path: Path, table: Any, spec: TableSpec) -> tuple[str, ...]
             f"a column has no name (an index?); put '{unnamed_columns[0]}' into `ignore`, or list `channels`"
         )
     if not channel_names:
-        raise _CorruptTable("no column is left for the channels")
+        raise _CorruptTable("no column is left for the channels; name them as `channels`")
     return channel_names
 
 
@@ -272,11 +317,34 @@ def _encode_labels(labels: list[Any]) -> tuple[Array | None, tuple[str, ...]]:
     return class_indices.astype(np.int64), tuple(class_names.tolist())
 
 
+def _column_notes(root: Path, spec: TableSpec, table_samples: _TableSamples) -> Iterator[str]:
+    """What each column is used for, other than as a channel."""
+    roles = {"label": spec.label, "group": spec.group, "session": spec.session}
+    role_texts = [f"{role} from '{column}'" for role, column in roles.items() if column is not None]
+    if role_texts:
+        yield f"{root}: {', '.join(role_texts)}"
+    named_columns = {*roles.values(), *spec.channels, *spec.ignore}
+    for name, reason in (table_samples.time_columns or {}).items():
+        if name not in named_columns and not spec.channels:
+            yield f"{root}: column '{name}' is not read: it {reason}; name it in `channels` to read it"
+    if table_samples.label_like_column is not None:
+        name = table_samples.label_like_column
+        yield f"{root}: column '{name}' is read as a channel, and samples have no labels; is it `label: {name}`?"
+
+
 def _table_notes(
     root: Path, spec: TableSpec, table_samples: _TableSamples, corrupt_files: list[str], file_count: int
 ) -> Iterator[str]:
     channels_text = f"{plural(len(table_samples.channel_names), 'channel')} ({', '.join(table_samples.channel_names)})"
     yield f"{root}: {plural(len(table_samples.x), 'sample')} of {channels_text} from {plural(file_count, 'file')}"
+    if isinstance(spec, CsvSpec):
+        yield f"{root}: {'; '.join(sorted(table_samples.formats))} (`separator`, `decimal` and `header` override this)"
+    yield from _column_notes(root, spec, table_samples)
+    if root.is_dir():
+        yield f"{root}: read: {format_listing(table_samples.file_names)}"
+        unread_names = [path.relative_to(root).as_posix() for path in find_unread_files(root, spec)]
+        if unread_names:
+            yield f"{root}: not read, as they are no tables: {format_listing(unread_names)}"
     if corrupt_files:
         count_text = f"{len(corrupt_files)} of {plural(file_count, 'file')}"
         yield f"{root}: skipped {count_text} that cannot be used: {format_listing(corrupt_files)}"

@@ -19,6 +19,7 @@ from edgepipe.core.artifact import json_digest
 from edgepipe.core.config import Document, KeyPath, Options, Quantity, validate
 from edgepipe.core.errors import ConfigError, InputError, did_you_mean
 from edgepipe.core.metric import Evidence
+from edgepipe.core.shipped_files import shipped_folder
 from edgepipe.core.units import Dimension
 from edgepipe.devices import builtin_operators, citations, inheritance, metric_basis
 from edgepipe.devices.calibration.calibration_record import DeviceCalibration
@@ -91,11 +92,13 @@ def _check_release(text: Any) -> str:
     return str(text)
 
 
-ReleaseText = Annotated[str, BeforeValidator(_check_release)]
-Bytes = Annotated[int, BeforeValidator(_parse_bytes), Field(gt=0)]
+ReleaseText = Annotated[str, BeforeValidator(_check_release, json_schema_input_type=str | float)]
+Bytes = Annotated[int, BeforeValidator(_parse_bytes, json_schema_input_type=int | str), Field(gt=0)]
 PositiveNumber = Annotated[float, Field(gt=0)]
 Hertz = Annotated[float, Quantity(Dimension.FREQUENCY), Field(gt=0)]
-OperatorNames = Annotated[tuple[str, ...] | None, BeforeValidator(_parse_operators)]
+OperatorNames = Annotated[
+    tuple[str, ...] | None, BeforeValidator(_parse_operators, json_schema_input_type=Literal["all"] | list[str])
+]
 
 
 @final
@@ -367,7 +370,7 @@ def _read_profile(name_or_path: str, base: Path, folders: tuple[Path, ...]) -> t
 
     A metric that it inherits and that does not hold for what it changes is scaled, or unavailable with the reason.
     """
-    search_folders = (*folders, shipped_folder())
+    search_folders = (*folders, shipped_folder("devices"))
     file = _find_profile_path(name_or_path, base, search_folders)
     profile = inheritance.resolve_profile(file, search_folders)
     document = profile.document
@@ -509,15 +512,8 @@ def _check_names(document: Document, file: Path) -> None:
 
 def device_names(folders: tuple[Path, ...] = ()) -> list[str]:
     """The devices in `folders` and the shipped ones, sorted; without abstract profiles."""
-    files = (file for folder in (*folders, shipped_folder()) for file in sorted(folder.glob("*.yaml")))
+    files = (file for folder in (*folders, shipped_folder("devices")) for file in sorted(folder.glob("*.yaml")))
     return sorted({file.stem for file in files if not inheritance.is_abstract(file)})
-
-
-def shipped_folder() -> Path:
-    """The folder of the shipped profiles: inside the wheel, or next to the package in the repository."""
-    package_folder = Path(__file__).resolve().parent.parent
-    packaged_folder = package_folder / "shipped" / "devices"
-    return packaged_folder if packaged_folder.is_dir() else package_folder.parent / "devices"
 
 
 def stated_numbers_by_path(device: Device) -> dict[KeyPath, float]:

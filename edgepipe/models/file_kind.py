@@ -5,6 +5,7 @@ writes a layer's dtype as a `DTypePolicy` object and an input shape as `batch_sh
 dtype and `batch_input_shape`.
 """
 
+import functools
 import json
 import re
 import sys
@@ -143,6 +144,13 @@ def _check_layer_list(subject: str, serialized_object: dict[str, Any]) -> None:
 
 
 def _check_archive(path: Path) -> None:
+    status = path.stat()
+    _check_unchanged_archive(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _check_unchanged_archive(path: Path, _size: int, _modified: int) -> None:
+    """Check a file once in the process, as long as its size and time stay the same: it reads all of it."""
     check_hdf5(f"{path}: {KERAS_WEIGHTS_MEMBER}", read_keras_member(path, KERAS_WEIGHTS_MEMBER))
     with open_zip(path) as archive:
         damaged_member = archive.testzip()

@@ -38,7 +38,9 @@ class ModelDescription:
 
 
 @dataclass(frozen=True)
-class _LayerDescription:
+class LayerDescription:
+    """A layer, or an operator between layers, as the file describes it."""
+
     name: str
     class_name: str
     config: dict[str, Any]
@@ -56,7 +58,7 @@ def describe(path: Path) -> ModelDescription:
     if kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT):
         raise InputError(f"{path}: a {kind} file does not describe its layers; only .keras and .h5 files do")
     model_config = read_config(path)
-    layer_descriptions = _describe_layers(model_config)
+    layer_descriptions = describe_layers(model_config)
     if not layer_descriptions:
         raise InputError(
             f"{path}: the {model_config.get('class_name')} in it has no graph of layers (a subclassed model)"
@@ -76,7 +78,8 @@ def describe(path: Path) -> ModelDescription:
     )
 
 
-def _describe_layers(model_config: dict[str, Any]) -> list[_LayerDescription]:
+def describe_layers(model_config: dict[str, Any]) -> list[LayerDescription]:
+    """The layers of a model, those of nested models not included, in the order of the file."""
     serialized_layers = [
         entry for entry in model_config["config"].get("layers", []) if isinstance(entry.get("config"), dict)
     ]
@@ -87,7 +90,7 @@ def _describe_layers(model_config: dict[str, Any]) -> list[_LayerDescription]:
         for index, entry in enumerate(serialized_layers)
     ]
     return [
-        _LayerDescription(name, str(entry["class_name"]), entry["config"], entry, input_names)
+        LayerDescription(name, str(entry["class_name"]), entry["config"], entry, input_names)
         for name, entry, input_names in zip(layer_names, serialized_layers, input_layer_names, strict=True)
     ]
 
@@ -107,7 +110,7 @@ def _source_layer_names(inbound_nodes: Any) -> list[str]:
     return []
 
 
-def _output_layer_names(model_config: dict[str, Any], layer_descriptions: list[_LayerDescription]) -> list[str]:
+def _output_layer_names(model_config: dict[str, Any], layer_descriptions: list[LayerDescription]) -> list[str]:
     if model_config.get("class_name") == "Sequential":
         return [layer_descriptions[-1].name]
     return _source_layer_names(model_config["config"].get("output_layers")) or _source_layer_names(
@@ -119,14 +122,14 @@ def _mapping_values(mapping: Any) -> list[Any]:
     return list(mapping.values()) if isinstance(mapping, dict) else []
 
 
-def _describe_input(layer: _LayerDescription) -> PortDescription:
+def _describe_input(layer: LayerDescription) -> PortDescription:
     shape = layer.config.get("batch_shape") or layer.config.get("batch_input_shape") or ()
     dtype = layer.config.get("dtype")
     return PortDescription(layer.name, tuple(shape), dtype if isinstance(dtype, str) else "float32")
 
 
 def _describe_sequential_input(
-    model_config: dict[str, Any], layer_descriptions: list[_LayerDescription]
+    model_config: dict[str, Any], layer_descriptions: list[LayerDescription]
 ) -> tuple[PortDescription, ...]:
     shape = (
         model_config["config"].get("build_input_shape") or layer_descriptions[0].config.get("batch_input_shape") or ()
@@ -134,7 +137,7 @@ def _describe_sequential_input(
     return (PortDescription(f"{layer_descriptions[0].name}_input", tuple(shape)),)
 
 
-def _output_shape(layer: _LayerDescription, layer_by_name: dict[str, _LayerDescription]) -> Shape:
+def _output_shape(layer: LayerDescription, layer_by_name: dict[str, LayerDescription]) -> Shape:
     # the file gives the number of output channels; only Keras could compute the rest of the shape
     built_shape = (layer.serialized_layer.get("build_config") or {}).get("input_shape") or [None]
     if layer.class_name == "InputLayer":
@@ -154,7 +157,7 @@ def _output_shape(layer: _LayerDescription, layer_by_name: dict[str, _LayerDescr
     return (None,)
 
 
-def _forwarded_shape(layer: _LayerDescription, shape: Shape) -> Shape:
+def _forwarded_shape(layer: LayerDescription, shape: Shape) -> Shape:
     if layer.class_name in _SHAPE_PRESERVING_CLASSES:
         return shape
     if layer.class_name.startswith("Global"):
@@ -162,7 +165,7 @@ def _forwarded_shape(layer: _LayerDescription, shape: Shape) -> Shape:
     return (None,)
 
 
-def _output_activation(layer: _LayerDescription, layer_by_name: dict[str, _LayerDescription]) -> str:
+def _output_activation(layer: LayerDescription, layer_by_name: dict[str, LayerDescription]) -> str:
     activation = layer.config.get("activation")
     if isinstance(activation, str) and (activation != "linear" or "units" in layer.config or "filters" in layer.config):
         return activation

@@ -1,24 +1,32 @@
 """Runs a pipeline: a step runs only if something that determines its result has changed since it was cached.
 
-The flow is `run` below: for each step compute the cache key, then take the cached result or run the stage.
+The flow is `run` below: for each step compute the cache key, then take the cached result or run the stage. `prepare`
+comes before it and reads only what the run depends on.
 """
 
 import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgepipe.core import cost, interrupts, references
+from edgepipe.core import cost, interrupts, module_sources, references
 from edgepipe.core.artifact import Artifact, json_digest, wrap_disk_full_errors
 from edgepipe.core.cache import Cache, DamagedEntryError, StoredArtifact
 from edgepipe.core.errors import InputError
-from edgepipe.core.progress import Progress
-from edgepipe.data.splits import check_labels
+from edgepipe.core.file_memo import MEMO_FILE, FileMemo, active_memo
+from edgepipe.core.metric import Finding
+from edgepipe.core.module_sources import SourceScan
+from edgepipe.core.outcome import EpochRecord, Outcome
+from edgepipe.core.progress import EpochRecorder, Progress
 from edgepipe.models.startup import load_tensorflow
-from edgepipe.pipeline.schema import SOURCE_NAME, Pipeline, Step
+from edgepipe.pipeline.quality_gate import find_quality_problems, unjudged_notes
+from edgepipe.pipeline.run_inputs import describe_definition
+from edgepipe.pipeline.run_record import RunDefinition
+from edgepipe.pipeline.schema import Pipeline, Step
 from edgepipe.stages import registry
 from edgepipe.stages.context import StageContext
 
@@ -31,6 +39,7 @@ class StepResult:
     stored_artifact: StoredArtifact
     from_cache: bool
     notes: tuple[str, ...] = ()  # of this run only, such as a damaged cache entry
+    findings: tuple[Finding, ...] = ()  # likewise, such as quality at chance
 
 
 @dataclass
@@ -40,10 +49,28 @@ class Run:
     pipeline: Pipeline
     cache: Cache
     progress: Progress
+    started: datetime
+    data_identity: dict[str, Any] | None = field(init=False)
+    definition: RunDefinition = field(init=False)
     step_results: list[StepResult] = field(default_factory=list)
     shown_notes: set[str] = field(default_factory=set)
     _loaded_splits: dict[frozenset[Any], Any] = field(default_factory=dict)
     _task: Any = None
+    _file_memo: FileMemo = field(init=False)
+    _source_scan: SourceScan = field(default_factory=SourceScan)
+
+    def __post_init__(self) -> None:
+        self._file_memo = FileMemo(self.cache.root / MEMO_FILE)
+
+    @contextmanager
+    def file_look_up(self) -> Iterator[None]:
+        """While the body computes keys, files that have not changed are not read again."""
+        with self._file_memo, self._source_scan.active():
+            yield
+
+    def forget_sources(self) -> None:
+        """Look up modules anew: time has passed in which they may have been edited."""
+        self._source_scan = SourceScan()
 
     @property
     def earlier_artifacts(self) -> dict[str, Artifact]:
@@ -51,32 +78,66 @@ class Run:
         return {step_result.step.name: step_result.stored_artifact.artifact for step_result in self.step_results}
 
 
-def run(pipeline: Pipeline, cache: Cache, progress: Progress) -> Run:
-    """Run all steps of `pipeline` and return their results.
+def prepare(pipeline: Pipeline, cache: Cache, progress: Progress, command: tuple[str, ...] = ()) -> Run:
+    """A run of `pipeline` that has not begun: the digests of what it reads are known.
+
+    Args:
+        pipeline: to run.
+        cache: of results, and of the digests of files.
+        progress: informed as stages run.
+        command: the command line, for the report; empty for a run from Python.
+
+    Raises:
+        InputError: a file is missing.
+    """
+    pipeline_run = Run(pipeline, cache, progress, datetime.now(UTC))
+    with pipeline_run.file_look_up():
+        pipeline_run.data_identity = _data_identity(pipeline)
+        pipeline_run.definition = describe_definition(pipeline, pipeline_run.data_identity, command)
+    return pipeline_run
+
+
+def run(pipeline_run: Run) -> None:
+    """Run all steps of a prepared run; their results are then in it.
 
     Raises:
         EdgepipeError: bad input, a full disk, a missing tool. Finished steps stay in the cache, and the next run
             continues from there.
     """
-    pipeline_run = Run(pipeline, cache, progress)
-    with cache.shared_lock():
-        data_identity = _data_identity(pipeline, cache)
+    with pipeline_run.cache.shared_lock():
         previous_key = ""
-        for number, step in enumerate(pipeline.steps, 1):
+        for number, step in enumerate(pipeline_run.pipeline.steps, 1):
             interrupts.check()
-            previous_key = _cache_key(pipeline_run, step, previous_key, data_identity)
+            with pipeline_run.file_look_up():
+                previous_key = _cache_key(pipeline_run, step, previous_key)
             pipeline_run.step_results.append(_run_step(pipeline_run, step, previous_key, number))
-    return pipeline_run
+    _judge_quality(pipeline_run)
+
+
+def _judge_quality(pipeline_run: Run) -> None:
+    """Add what is wrong with the quality of the last model to the result of the last step."""
+    results = [(result.step, result.stored_artifact.entry.outcome) for result in pipeline_run.step_results]
+    findings, notes = tuple(find_quality_problems(results)), unjudged_notes(results)
+    if pipeline_run.pipeline.allow_chance:
+        notes = (*notes, *(f"accepted by `allow_chance`: {finding}" for finding in findings))
+        findings = ()
+    last_result = pipeline_run.step_results[-1]
+    pipeline_run.step_results[-1] = replace(
+        last_result, notes=(*last_result.notes, *notes), findings=(*last_result.findings, *findings)
+    )
 
 
 def _run_step(pipeline_run: Run, step: Step, key: str, number: int) -> StepResult:
     step_count = len(pipeline_run.pipeline.steps)
+    if step.stage.always_runs:
+        pipeline_run.cache.discard(key)
     cached_artifact, notes = _find_cached(pipeline_run, key)
     if cached_artifact is not None:
         pipeline_run.progress.stage(step.name, number, step_count, "cached")
         return StepResult(step, cached_artifact, from_cache=True)
     pipeline_run.progress.stage(step.name, number, step_count, "running")
     stored_artifact = _execute_step(pipeline_run, step, key)
+    pipeline_run.forget_sources()
     pipeline_run.progress.stage(step.name, number, step_count, f"done in {stored_artifact.entry.cost.wall:.1f} s")
     return StepResult(step, stored_artifact, from_cache=False, notes=notes)
 
@@ -98,11 +159,13 @@ def _execute_step(pipeline_run: Run, step: Step, key: str) -> StoredArtifact:
         load_tensorflow()
     with pipeline_run.cache.workspace() as folder:
         with _refuse_exit(), _user_classes(pipeline_run, step):
-            context = _build_context(pipeline_run, step, input_artifact, folder)
+            recorder = EpochRecorder(pipeline_run.progress)
+            context = _build_context(pipeline_run, step, input_artifact, folder, recorder)
             notes = _data_notes(pipeline_run, context)
             with cost.measure_cost() as meter, wrap_disk_full_errors(f"stage '{step.name}'"), _float32_policy(step):
                 output_artifact, outcome = step.stage.run(context)
-        outcome = outcome.model_copy(update={"notes": (*notes, *outcome.notes)})
+        learning_curve = tuple(EpochRecord(epoch=epoch, values=values) for epoch, values in recorder.epochs)
+        outcome = outcome.model_copy(update={"notes": (*notes, *outcome.notes), "learning_curve": learning_curve})
         if not output_artifact.path.is_relative_to(folder):
             output_artifact = _copy_into(output_artifact, folder)
         interrupts.check()
@@ -127,7 +190,7 @@ def _user_classes(pipeline_run: Run, step: Step) -> Iterator[None]:
 @contextmanager
 def _float32_policy(step: Step) -> Iterator[None]:
     """While the stage runs, layers are built in float32, whatever policy the user's modules set when imported."""
-    if "keras" not in step.stage.tools:
+    if "keras" not in step.stage.tools or not step.stage.uses_tensorflow:
         yield
         return
     from edgepipe.models.float32_rebuild import float32_by_default
@@ -153,6 +216,8 @@ def _data_notes(pipeline_run: Run, context: StageContext) -> list[str]:
     """
     if context.splits is None:
         return []
+    from edgepipe.data.splits import check_labels
+
     task = pipeline_run.pipeline.task
     notes = list(context.splits.notes)
     if task is not None and task.measure_family == "one" and task.decode is None:
@@ -177,7 +242,9 @@ def _copy_into(artifact: Artifact, folder: Path) -> Artifact:
     return Artifact(artifact.kind, target_path, artifact.digest)
 
 
-def _build_context(pipeline_run: Run, step: Step, artifact: Artifact | None, folder: Path) -> StageContext:
+def _build_context(
+    pipeline_run: Run, step: Step, artifact: Artifact | None, folder: Path, progress: Progress
+) -> StageContext:
     pipeline = pipeline_run.pipeline
     return StageContext(
         stage_name=step.name,
@@ -185,14 +252,23 @@ def _build_context(pipeline_run: Run, step: Step, artifact: Artifact | None, fol
         output_folder=folder,
         seed=_step_seed(pipeline, step),
         base_folder=pipeline.base_folder,
-        progress=pipeline_run.progress,
+        progress=progress,
         pipeline=step.pipeline,
         splits=_load_splits(pipeline_run, step),
         task_if_any=_load_task(pipeline_run),
         allow_code=pipeline.source.allow_code,
         earlier_artifacts=pipeline_run.earlier_artifacts,
+        earlier_outcomes=_earlier_outcomes(pipeline_run),
         cache=pipeline_run.cache,
     )
+
+
+def _earlier_outcomes(pipeline_run: Run) -> dict[str, Outcome]:
+    """What the steps so far reported, and what is wrong with the quality of their models, if anything."""
+    results = [(result.step, result.stored_artifact.entry.outcome) for result in pipeline_run.step_results]
+    findings = [] if pipeline_run.pipeline.allow_chance else find_quality_problems(results)
+    quality_outcomes = {"quality": Outcome(findings=tuple(findings))} if findings else {}
+    return {**{step.name: outcome for step, outcome in results}, **quality_outcomes}
 
 
 def _step_seed(pipeline: Pipeline, step: Step) -> int:
@@ -202,17 +278,13 @@ def _step_seed(pipeline: Pipeline, step: Step) -> int:
 
 def _load_splits(pipeline_run: Run, step: Step) -> Any:
     pipeline, split_names = pipeline_run.pipeline, step.stage.splits
-    if pipeline.data is None or not split_names or not _uses_data(pipeline_run, step):
+    if pipeline.data is None or not split_names:
         return None
     if split_names not in pipeline_run._loaded_splits:
         from edgepipe.data.dataset_loading import load
 
         pipeline_run._loaded_splits[split_names] = load(pipeline.data, pipeline.base_folder, pipeline.seed, split_names)
     return pipeline_run._loaded_splits[split_names]
-
-
-def _uses_data(pipeline_run: Run, step: Step) -> bool:
-    return step.name != SOURCE_NAME or pipeline_run.pipeline.source.function is not None
 
 
 def _load_task(pipeline_run: Run) -> Any:
@@ -223,18 +295,18 @@ def _load_task(pipeline_run: Run) -> Any:
     return pipeline_run._task
 
 
-def _data_identity(pipeline: Pipeline, cache: Cache) -> dict[str, Any] | None:
+def _data_identity(pipeline: Pipeline) -> dict[str, Any] | None:
     if pipeline.data is None:
         return None
     from edgepipe.data.dataset_identity import compute_identity
 
-    return compute_identity(pipeline.data, pipeline.base_folder, cache.root / "digests.sqlite")
+    return compute_identity(pipeline.data, pipeline.base_folder, active_memo())
 
 
-def _cache_key(pipeline_run: Run, step: Step, previous_key: str, data_identity: dict[str, Any] | None) -> str:
+def _cache_key(pipeline_run: Run, step: Step, previous_key: str) -> str:
     """The digest of everything that determines the result of `step`."""
     pipeline, stage = pipeline_run.pipeline, step.stage
-    uses_data = bool(stage.splits) and _uses_data(pipeline_run, step)
+    uses_data = bool(stage.splits)
     return json_digest(
         {
             "stage": step.name,
@@ -244,7 +316,7 @@ def _cache_key(pipeline_run: Run, step: Step, previous_key: str, data_identity: 
             "input": pipeline_run.step_results[-1].stored_artifact.artifact.digest
             if pipeline_run.step_results
             else None,
-            "data": data_identity if uses_data else None,
+            "data": pipeline_run.data_identity if uses_data else None,
             "task": _task_identity(pipeline) if uses_data else None,
             "seed": _step_seed(pipeline, step),
             "split_seed": pipeline.seed if uses_data else None,
@@ -262,6 +334,6 @@ def _task_identity(pipeline: Pipeline) -> dict[str, Any] | None:
     modules = sorted({reference.partition(":")[0] for reference in pipeline.task.code_references})
     return {
         "options": pipeline.task.model_dump(mode="json"),
-        "quality": references.source_digest("edgepipe.tasks.quality"),
-        "code": {module: references.source_digest(module, pipeline.base_folder) for module in modules},
+        "quality": module_sources.source_digest("edgepipe.tasks.quality"),
+        "code": {module: module_sources.source_digest(module, pipeline.base_folder) for module in modules},
     }

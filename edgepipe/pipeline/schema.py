@@ -12,7 +12,9 @@ from edgepipe.core.config import Document, KeyPath, describe_value
 from edgepipe.core.errors import ConfigError, InputError, Problem, did_you_mean
 from edgepipe.data.data_spec import DataSpec
 from edgepipe.data.data_spec import parse as parse_data
-from edgepipe.pipeline.settings import PIPELINE_KEYS, Settings, apply_settings, default_name, entry_name
+from edgepipe.pipeline.data_fit import check_data_fit
+from edgepipe.pipeline.settings import PIPELINE_KEYS, Settings, apply_settings, default_name, entry_name, list_settings
+from edgepipe.pipeline.shipped_pipelines import pipeline_file
 from edgepipe.stages import registry
 from edgepipe.stages.base import Stage
 from edgepipe.stages.context import PipelineInfo
@@ -54,7 +56,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A checked pipeline. The first of `steps` is the model source, named `model`."""
+    """A checked pipeline. The first of `steps` is the model source, named `model`.
+
+    `text` is the YAML as written, `settings` the overrides of it, and `content` what both say together.
+    """
 
     name: str
     description: str
@@ -65,10 +70,14 @@ class Pipeline:
     data: DataSpec | None
     task: TaskSpec | None
     steps: tuple[Step, ...]
+    text: str
+    settings: tuple[str, ...]
+    content: Mapping[str, Any]
+    allow_chance: bool = False  # quality at chance, or far below the model's before compression, is only noted
 
 
 def load(pipeline: Path | str | Mapping[str, Any], settings: Settings = ()) -> Pipeline:
-    """Check a pipeline file, or a mapping with the same content.
+    """Check a pipeline file, a shipped pipeline by its name, or a mapping with the same content.
 
     Paths and modules are relative to the folder of the file; for a mapping to the current one. `settings` override
     options (`stages.prune.sparsity=0.8`).
@@ -77,14 +86,32 @@ def load(pipeline: Path | str | Mapping[str, Any], settings: Settings = ()) -> P
         ConfigError: all problems of the file, each with line and column.
         InputError: the file cannot be read, or a mapping holds values that YAML has no form for.
     """
-    is_mapping = isinstance(pipeline, Mapping)
-    document = _mapping_document(pipeline) if isinstance(pipeline, Mapping) else config.read(pipeline)
+    if isinstance(pipeline, Mapping):
+        return _parse_document(_mapping_document(pipeline), Path(MAPPING_NAME), Path.cwd(), settings)
+    file = pipeline_file(pipeline)
+    return _parse_document(config.read(file), file, file.resolve().parent, settings)
+
+
+def load_text(text: str, file: Path, base_folder: Path, settings: Settings = ()) -> Pipeline:
+    """Check the text of a pipeline, as a report stores it.
+
+    Args:
+        text: YAML.
+        file: the name of the pipeline in problems and reports.
+        base_folder: the folder that paths and modules start from.
+        settings: options that override those of the text.
+
+    Raises:
+        ConfigError: all problems of the text.
+    """
+    return _parse_document(config.parse(text, str(file)), file, base_folder, settings)
+
+
+def _parse_document(document: Document, file: Path, base_folder: Path, settings: Settings) -> Pipeline:
+    settings = list_settings(settings)
     if isinstance(document.content, dict):
         apply_settings(document, settings)
-    file = Path(MAPPING_NAME if is_mapping else str(pipeline))
-    checked_pipeline = _PipelineParser(
-        document, file, Path.cwd() if is_mapping else file.resolve().parent
-    ).parse_pipeline()
+    checked_pipeline = _PipelineParser(document, file, base_folder, settings).parse_pipeline()
     document.raise_problems()
     if checked_pipeline is None:
         raise ConfigError([Problem(str(file), 1, 1, "", "not a pipeline")])
@@ -113,8 +140,9 @@ def _path_text(raw_value: Any) -> str:
 class _PipelineParser:
     """Reads one document; problems gather in it."""
 
-    def __init__(self, document: Document, file: Path, base_folder: Path) -> None:
+    def __init__(self, document: Document, file: Path, base_folder: Path, settings: tuple[str, ...]) -> None:
         self.document = document
+        self.settings = settings
         self.file = file
         self.base_folder = base_folder
         self.steps: list[Step] = []
@@ -146,7 +174,7 @@ class _PipelineParser:
         name = self._read_text(content, "name", "pipeline")
         if "stages" in content:
             self._parse_stages(content["stages"], source)
-        if self.document.problems or source is None:
+        if source is None or not self._fits_data(source):
             return None
         return Pipeline(
             name=name,
@@ -158,7 +186,17 @@ class _PipelineParser:
             data=self.data,
             task=self.task,
             steps=tuple(self.steps),
+            text=self.document.text,
+            settings=self.settings,
+            content=content,
+            allow_chance=content.get("allow_chance", False),
         )
+
+    def _fits_data(self, source: Source) -> bool:
+        """Whether there is no problem; the model is compared with the data if there is no other one."""
+        if not self.document.problems:
+            check_data_fit(self.document, source, self.data, self.task, self.base_folder)
+        return not self.document.problems
 
     def _check_keys(self, content: Mapping[str, Any]) -> None:
         for key in content:
@@ -167,6 +205,10 @@ class _PipelineParser:
         for key in REQUIRED_KEYS:
             if key not in content:
                 self.document.add_problem((key,), "is required but missing")
+        if not isinstance(content.get("allow_chance", False), bool):
+            self.document.add_problem(
+                ("allow_chance",), f"must be true or false; found {describe_value(content['allow_chance'])}"
+            )
         self._read_seed(content)
 
     def _read_text(self, content: Mapping[str, Any], key: str, default: str) -> str:

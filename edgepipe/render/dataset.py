@@ -8,11 +8,14 @@ import numpy as np
 from edgepipe.commands.dataset import DatasetSummary, InputStatistics
 from edgepipe.core.arrays import Array
 from edgepipe.core.artifact import write_atomically
-from edgepipe.core.errors import InputError
+from edgepipe.core.errors import InputError, did_you_mean
 from edgepipe.core.escape import json_text
+from edgepipe.data.data_spec import SPEC_BY_SOURCE, DataSpec
 from edgepipe.render.report_tables import TextTable
+from edgepipe.render.stages import describe_options
 
 SCHEMA = "edgepipe.data/1"
+OPTIONS_SCHEMA = "edgepipe.data-options/1"
 MAX_SHOWN_CLASSES = 30  # in tables and pictures; the rest is counted
 SAMPLES_PER_CLASS = 8  # in a picture
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
@@ -46,6 +49,45 @@ def _balance_table(summary: DatasetSummary) -> TextTable:
     more_rows = [(f"and {hidden_count} more", "", "", "")] if hidden_count > 0 else []
     columns = ("class", "train", "validation", "share of training")
     return TextTable("Classes", columns, tuple(rows[:MAX_SHOWN_CLASSES] + more_rows), frozenset({1, 2, 3}))
+
+
+def option_tables(source: str) -> list[TextTable]:
+    """The options of a source of `data:`, such as `csv`, generated from its class.
+
+    Raises:
+        InputError: there is no such source.
+    """
+    spec_class = _find_spec_class(source)
+    rows = tuple((o["option"], o["type"], o["default"], o["meaning"]) for o in _ordered_options(source, spec_class))
+    title = f"{source}: {_summary(spec_class)}"
+    return [TextTable(title, ("option", "type", "default", "meaning"), rows)]
+
+
+def options_document(source: str) -> str:
+    """The same as one JSON document."""
+    spec_class = _find_spec_class(source)
+    content = {source: {"summary": _summary(spec_class), "options": _ordered_options(source, spec_class)}}
+    return json_text({"schema": OPTIONS_SCHEMA, "sources": content})
+
+
+def _ordered_options(source: str, spec_class: type[DataSpec]) -> list[dict[str, str]]:
+    """The source itself, its own options, then those that all sources have."""
+    common_names = set.intersection(*(set(cls.model_fields) for cls in SPEC_BY_SOURCE.values()))
+    roots = {record["option"]: record["option"].partition(".")[0] for record in describe_options(spec_class)}
+    return sorted(
+        describe_options(spec_class),
+        key=lambda record: (roots[record["option"]] != source, roots[record["option"]] in common_names),
+    )
+
+
+def _find_spec_class(source: str) -> type[DataSpec]:
+    if source not in SPEC_BY_SOURCE:
+        raise InputError(f"no source of data '{source}'{did_you_mean(source, SPEC_BY_SOURCE)}")
+    return SPEC_BY_SOURCE[source]
+
+
+def _summary(spec_class: type[DataSpec]) -> str:
+    return str(spec_class.__doc__ or "").strip().partition("\n")[0]
 
 
 def document(summary: DatasetSummary) -> str:

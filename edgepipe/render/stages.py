@@ -9,7 +9,7 @@ from pydantic_core import PydanticUndefined
 
 from edgepipe.core import references
 from edgepipe.core.config import Options, Quantity
-from edgepipe.core.errors import EdgepipeError, InputError, did_you_mean
+from edgepipe.core.errors import InputError, did_you_mean
 from edgepipe.core.escape import json_text
 from edgepipe.render.report_tables import TextTable
 from edgepipe.stages import registry
@@ -27,7 +27,7 @@ def tables(name: str | None) -> list[TextTable]:
     """
     if name is not None:
         cls = _find_stage_class(name)
-        rows = tuple((o["option"], o["type"], o["default"], o["meaning"]) for o in _describe_options(cls))
+        rows = tuple((o["option"], o["type"], o["default"], o["meaning"]) for o in describe_options(cls))
         return [TextTable(f"{name}: {_stage_summary(cls)}", ("option", "type", "default", "meaning"), rows)]
     stage_sources = available_stages()
     built_in_sources = [source for source in stage_sources if source.package == "edgepipe"]
@@ -63,21 +63,10 @@ def _find_stage_class(name: str) -> type[Stage]:
 
 
 def _stage_row(source: StageSource) -> tuple[str, ...]:
-    if problem := _stage_problem(source):
+    if problem := registry.describe_problem(source):
         return (source.name, "", "", f"cannot be used: {problem}")
     cls = registry.load_stage_class(source)
     return (source.name, ", ".join(cls.accepts), _output_kinds(cls), _stage_summary(cls))
-
-
-def _stage_problem(source: StageSource) -> str:
-    """Why a stage cannot be used; empty if it can. A broken package is listed with its problem."""
-    if source.folder is None and (clash := registry.describe_collision(source.name)):
-        return clash if source.package != "edgepipe" else ""
-    try:
-        registry.load_stage_class(source)
-    except EdgepipeError as error:
-        return str(error)
-    return ""
 
 
 def _origin_text(source: StageSource) -> str:
@@ -86,7 +75,7 @@ def _origin_text(source: StageSource) -> str:
 
 def _describe_source(source: StageSource) -> Mapping[str, Any]:
     origin = {"package": source.package, "version": source.version, "reference": source.reference}
-    if problem := _stage_problem(source):
+    if problem := registry.describe_problem(source):
         return {**origin, "problem": problem}
     return {**_describe_stage(registry.load_stage_class(source)), **origin}
 
@@ -96,7 +85,7 @@ def _describe_stage(cls: type[Stage]) -> Mapping[str, Any]:
         "summary": _stage_summary(cls),
         "takes": list(cls.accepts),
         "gives": sorted(set(cls.accepts.values())),
-        "options": _describe_options(cls),
+        "options": describe_options(cls),
     }
 
 
@@ -109,13 +98,14 @@ def _output_kinds(cls: type[Stage]) -> str:
     return ", ".join(kinds) if kinds != sorted(cls.accepts) else "the same"
 
 
-def _describe_options(cls: Any, prefix: str = "") -> list[dict[str, str]]:
+def describe_options(cls: Any, prefix: str = "") -> list[dict[str, str]]:
+    """Name, type, default and meaning of every option of a class, those of nested classes with a dot."""
     descriptions = []
     for name, field in cls.model_fields.items():
         option_record = {"option": prefix + name, "type": _type_text(field.annotation, field.metadata)}
         descriptions.append({**option_record, "default": _default_text(field), "meaning": field.description or ""})
         for nested_cls in filter(_is_options_class, (field.annotation, *get_args(field.annotation))):
-            descriptions += _describe_options(nested_cls, f"{prefix}{name}.")
+            descriptions += describe_options(nested_cls, f"{prefix}{name}.")
     return descriptions
 
 

@@ -8,7 +8,7 @@ from edgepipe.core.artifact import Artifact, ArtifactKind
 from edgepipe.core.config import Document, KeyPath, Options
 from edgepipe.core.outcome import Outcome
 from edgepipe.data.data_spec import RegularExpression as RegularExpression
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 from edgepipe.stages.context import PipelineInfo, StageContext
 
 
@@ -19,6 +19,8 @@ class Stage(Options):
     splits: ClassVar[frozenset[Split]] = frozenset()
     needs_data: ClassVar[bool] = False
     trains: ClassVar[bool] = False
+    always_runs: ClassVar[bool] = False  # its work is outside: on a device, which the cache knows nothing of
+    compresses: ClassVar[bool] = False  # its model is compared with the one before the first stage that does
     tools: ClassVar[tuple[str, ...]] = ()  # packages whose versions are part of the cache key
     modules: ClassVar[tuple[str, ...]] = ()  # modules whose sources are too, besides those that the stage imports
 

@@ -33,6 +33,7 @@ class Cluster(TrainingStage):
     """Let the weights of each kernel share a few distinct values, and train those values (tfmot)."""
 
     accepts: ClassVar = {ArtifactKind.KERAS: ArtifactKind.FLOAT, ArtifactKind.FLOAT: ArtifactKind.FLOAT}
+    compresses: ClassVar = True
     tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "numpy")
 
     clusters: ClusterCount = Field(default=16, description="distinct values that a kernel may have, zero included")

@@ -32,7 +32,7 @@ class Distill(TrainingStage):
     }
     tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "numpy")
 
-    student: Annotated[Source, BeforeValidator(_expand_shorthand)] = Field(
+    student: Annotated[Source, BeforeValidator(_expand_shorthand, json_schema_input_type=str | Source)] = Field(
         description="the new model: module:function, `{function: .., args: {..}}` or a .keras file"
     )
     epochs: int = Field(default=20, ge=1, description="passes over the training split")

@@ -1,16 +1,19 @@
 """The model a pipeline starts from: a `module:function` or a file. Always the first step of a run."""
 
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from pydantic import Field
 
-from edgepipe.core import references
-from edgepipe.core.artifact import Artifact, ArtifactKind, content_digest, copy_atomically
+from edgepipe.core import module_sources, references
+from edgepipe.core.arrays import sole_array
+from edgepipe.core.artifact import Artifact, ArtifactKind, copy_atomically
 from edgepipe.core.config import Document, KeyPath, describe_value, validate
-from edgepipe.core.errors import InputError
+from edgepipe.core.errors import EdgepipeError, InputError
+from edgepipe.core.file_memo import active_memo
+from edgepipe.core.metric import Finding, Metric, unavailable_metric
 from edgepipe.core.outcome import Outcome
-from edgepipe.data.splits import FITTING_SPLITS
+from edgepipe.data.split_names import FITTING_SPLITS
 from edgepipe.models.dtype_policies import check_not_quantized, describe_float_policies
 from edgepipe.models.file_kind import detect_kind, find_code_layers, read_config
 from edgepipe.models.input_shapes import parse_input_shapes
@@ -18,6 +21,10 @@ from edgepipe.models.model_description import describe as describe_model
 from edgepipe.stages import model_io, model_metrics
 from edgepipe.stages.base import Stage
 from edgepipe.stages.context import PipelineInfo, StageContext
+
+if TYPE_CHECKING:
+    from edgepipe.data.splits import SplitData
+    from edgepipe.stages.preprocessing_check import QualityMeasurement
 
 _DESCRIBED_KINDS = (ArtifactKind.KERAS, ArtifactKind.FLOAT)  # whose file describes their layers
 
@@ -28,7 +35,7 @@ class Source(Stage):
 
     accepts: ClassVar = {kind: kind for kind in ArtifactKind}
     splits: ClassVar = FITTING_SPLITS
-    tools: ClassVar = ("tensorflow", "keras", "tf_keras", "numpy")
+    tools: ClassVar = ("tensorflow", "keras", "tf_keras", "ai-edge-litert", "numpy", "scikit-learn")
 
     path: str | None = Field(default=None, description=".keras, .h5 or .tflite file, or SavedModel folder")
     function: str | None = Field(default=None, description="module:function that returns a Keras 3 model")
@@ -39,6 +46,9 @@ class Source(Stage):
     input_shape: str | None = Field(
         default=None,
         description="sizes of open input dimensions: `224x224x3`, or `name=224x224x3, ..` for several inputs",
+    )
+    trained_range: tuple[float, float] | None = Field(
+        default=None, description="values that the model was trained on, as [0, 1]; null: as its first layers tell"
     )
     allow_code: bool = Field(default=False, description="load models that carry code: Lambda layers, SavedModels")
 
@@ -62,8 +72,10 @@ class Source(Stage):
         """The file's content, or the source of the function."""
         module_names = [reference.partition(":")[0] for reference in (self.function, self.custom_objects) if reference]
         return {
-            "content": content_digest(pipeline.base_folder / self.path) if self.path is not None else None,
-            "source": [references.source_digest(module, pipeline.base_folder) for module in module_names],
+            "content": active_memo().content_digest_of(pipeline.base_folder / self.path)
+            if self.path is not None
+            else None,
+            "source": [module_sources.source_digest(module, pipeline.base_folder) for module in module_names],
         }
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
@@ -72,7 +84,8 @@ class Source(Stage):
         A model that computes in other floats is stored rebuilt in float32: all later stages work on that.
         """
         artifact, notes = self._copy_file(context) if self.path is not None else self._build_model(context)
-        return artifact, Outcome(metrics=tuple(_parameter_metrics(artifact, context)), notes=notes)
+        outcome = _judge_model(artifact, context, self.trained_range)
+        return artifact, outcome.model_copy(update={"notes": (*notes, *outcome.notes)})
 
     def _copy_file(self, context: StageContext) -> tuple[Artifact, tuple[str, ...]]:
         source = context.base_folder / str(self.path)
@@ -175,11 +188,71 @@ def _code_layers(path: Path, has_custom_objects: bool) -> tuple[str, ...]:
     return describe_model(path).code_layers
 
 
-def _parameter_metrics(artifact: Artifact, context: StageContext) -> list[Any]:
-    if artifact.kind in (ArtifactKind.TFLITE, ArtifactKind.SAVED_MODEL):
-        return []
-    from edgepipe.models.model_files import load_model
+def _judge_model(artifact: Artifact, context: StageContext, trained_range: tuple[float, float] | None) -> Outcome:
+    """Quality and counts of the model as it came, and whether the data reach it as it expects them."""
+    from edgepipe.models.input_expectations import read_expectations
+    from edgepipe.stages.preprocessing_check import check_preprocessing
 
-    return model_metrics.parameter_metrics(
-        load_model(artifact.path, artifact.kind, allow_code=context.allow_code), artifact
-    )
+    measure, counts = _quality_measurement(artifact, context)
+    has_task = context.splits is not None and context.task_if_any is not None
+    quality = _measure_if_possible(context, measure) if has_task else []
+    findings: list[Finding] = []
+    notes: list[str] = []
+    if context.splits is not None:
+        is_measured = any(metric.value is not None for metric in quality)
+        findings, notes = check_preprocessing(
+            read_expectations(artifact.path, trained_range), context.splits, measure if is_measured else None
+        )
+    return Outcome(metrics=(*quality, *counts), findings=tuple(findings), notes=tuple(notes))
+
+
+def _quality_measurement(artifact: Artifact, context: StageContext) -> tuple["QualityMeasurement", list[Metric]]:
+    """A function that measures the quality of the model on samples of the validation split, and its counts."""
+    if artifact.kind is ArtifactKind.TFLITE:
+        return _tflite_measurement(artifact, context), []
+    if artifact.kind is ArtifactKind.SAVED_MODEL:
+        reason = "a SavedModel's quality is measured once it is converted"
+        return (lambda samples: _unavailable_quality(context, reason)), []
+    from edgepipe.compress.source_model import open_model
+
+    model = open_model(artifact.path, artifact.kind, allow_code=context.allow_code)
+    _check_shapes(model, context)
+    return _keras_measurement(model, artifact, context), model_metrics.parameter_metrics(model, artifact)
+
+
+def _check_shapes(model: Any, context: StageContext) -> None:
+    """Raise an `InputError` if the samples or their classes do not fit the model."""
+    if context.splits is None or context.task_if_any is None:
+        return
+    from edgepipe.training.loss_and_optimizer import check_data_shapes
+
+    validation_data = context.data.validation
+    check_data_shapes(model, context.task, validation_data.x, sole_array(validation_data.y))
+
+
+def _keras_measurement(model: Any, artifact: Artifact, context: StageContext) -> "QualityMeasurement":
+    runtime_text = model_metrics.keras_runtime_text(artifact)
+    return lambda samples: model_metrics.keras_quality(model, context.task, samples, "validation", runtime_text)
+
+
+def _tflite_measurement(artifact: Artifact, context: StageContext) -> "QualityMeasurement":
+    from edgepipe.stages.tflite_quality import measure_quality
+    from edgepipe.tflite.interpreter import Runtime, check_runs
+
+    def measure(samples: "SplitData") -> list[Metric]:
+        check_runs(artifact.path, Runtime.XNNPACK)
+        return measure_quality(artifact.path, context.task, samples, "validation", Runtime.XNNPACK)
+
+    return measure
+
+
+def _measure_if_possible(context: StageContext, measure: "QualityMeasurement") -> list[Metric]:
+    """The quality; without a value where the model as it is cannot be judged, such as one that is not trained."""
+    try:
+        return measure(context.data.validation)
+    except (EdgepipeError, ValueError, KeyError) as error:  # Keras says in these what does not fit named inputs
+        return _unavailable_quality(context, f"the model as it is cannot be judged: {str(error).splitlines()[0]}")
+
+
+def _unavailable_quality(context: StageContext, reason: str) -> list[Metric]:
+    return [unavailable_metric(name, measure.unit, reason) for name, measure in context.task.measures.items()]

@@ -22,6 +22,7 @@ class Quantize(TrainingStage):
     """Train with fake-quant on weights and activations, so that the model adapts to 8 bits."""
 
     accepts: ClassVar = {ArtifactKind.KERAS: ArtifactKind.QAT, ArtifactKind.FLOAT: ArtifactKind.QAT}
+    compresses: ClassVar = True
     tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "numpy")
     former_names: ClassVar = {"types": "keep_float_types", "layers": "keep_float_layers"}
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from edgepipe.core import references
+from edgepipe.core import module_sources, references
 from edgepipe.core.errors import EdgepipeError, InputError, did_you_mean
 from edgepipe.stages.base import Stage
 
@@ -28,6 +28,7 @@ STAGE_REFERENCES = {
     "convert": "edgepipe.stages.convert:Convert",
     "compile": "edgepipe.stages.compile:Compile",
     "validate": "edgepipe.stages.validate:Validate",
+    "deploy": "edgepipe.stages.deploy:Deploy",
 }
 
 
@@ -121,7 +122,7 @@ def code_identity(source: StageSource, cls: type[Stage]) -> dict[str, Any]:
     return {
         "reference": source.reference,
         "package": [source.package, source.version],
-        "sources": {module: references.source_digest(module, source.folder) for module in module_names},
+        "sources": {module: module_sources.source_digest(module, source.folder) for module in module_names},
     }
 
 
@@ -184,3 +185,14 @@ def _stage_class_names(file: Path) -> list[str]:
         for node in tree.body
         if isinstance(node, ast.ClassDef) and any(ast.unparse(base) in base_names for base in node.bases)
     ]
+
+
+def describe_problem(source: StageSource) -> str:
+    """Why a stage cannot be used; empty if it can. A broken package is listed with its problem."""
+    if source.folder is None and (clash := describe_collision(source.name)):
+        return clash if source.package != "edgepipe" else ""
+    try:
+        load_stage_class(source)
+    except EdgepipeError as error:
+        return str(error)
+    return ""

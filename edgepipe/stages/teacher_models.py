@@ -2,10 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.core import references
-from edgepipe.core.artifact import Artifact, ArtifactKind, content_digest
+from edgepipe.core import module_sources, references
+from edgepipe.core.artifact import Artifact, ArtifactKind
 from edgepipe.core.config import Document, KeyPath
 from edgepipe.core.errors import InputError, did_you_mean
+from edgepipe.core.file_memo import active_memo
 from edgepipe.core.units import plural, show
 from edgepipe.models.dtype_policies import check_not_quantized
 from edgepipe.models.file_kind import detect_kind, read_config
@@ -65,15 +66,15 @@ def _check_teacher(name: str, pipeline: "PipelineInfo") -> None:
     check_not_quantized(name, read_config(pipeline.base_folder / name))
 
 
-def teacher_digests(teacher: Teacher, pipeline: "PipelineInfo") -> list[str]:
+def teacher_digests(teacher: Teacher, pipeline: "PipelineInfo") -> dict[str, str]:
     """For each teacher that is not an earlier stage, the digest of its file or of its function's source."""
-    return [
-        references.source_digest(name.partition(":")[0], pipeline.base_folder)
+    return {
+        name: module_sources.source_digest(name.partition(":")[0], pipeline.base_folder)
         if references.is_reference(name)
-        else content_digest(pipeline.base_folder / name)
+        else active_memo().content_digest_of(pipeline.base_folder / name)
         for name in teacher.model or []
         if name not in pipeline.keras_stages
-    ]
+    }
 
 
 def load_distiller(

@@ -1,14 +1,16 @@
 """Quality metrics of a .tflite, run by LiteRT or TFLite Micro."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgepipe.core.arrays import count_samples
 from edgepipe.core.metric import Metric
 from edgepipe.stages import model_metrics
-from edgepipe.tasks.quality import Task, compute_quality
+from edgepipe.tasks.quality import Task
 from edgepipe.tflite.interpreter import ModelOutputs, Runtime, predict
 from edgepipe.tflite.reader import read
-from edgepipe.training.training_setup import LabelledSamples
+
+if TYPE_CHECKING:
+    from edgepipe.training.training_setup import LabelledSamples
 
 
 def has_logits(path: Path) -> bool:
@@ -18,7 +20,7 @@ def has_logits(path: Path) -> bool:
     return operator is None or operator.name not in {"SOFTMAX", "LOGISTIC"}
 
 
-def measure_quality(path: Path, task: Task, samples: LabelledSamples, split: str, runtime: Runtime) -> list[Metric]:
+def measure_quality(path: Path, task: Task, samples: "LabelledSamples", split: str, runtime: Runtime) -> list[Metric]:
     """Every quality metric of `task` for the .tflite at `path` on `samples`.
 
     Args:
@@ -31,7 +33,9 @@ def measure_quality(path: Path, task: Task, samples: LabelledSamples, split: str
     return score_outputs(path, task, samples, split, predict(path, samples.x, runtime))
 
 
-def score_outputs(path: Path, task: Task, samples: LabelledSamples, split: str, outputs: ModelOutputs) -> list[Metric]:
+def score_outputs(
+    path: Path, task: Task, samples: "LabelledSamples", split: str, outputs: ModelOutputs
+) -> list[Metric]:
     """Every quality metric of `task`, from outputs that the model has already given.
 
     Args:
@@ -41,5 +45,6 @@ def score_outputs(path: Path, task: Task, samples: LabelledSamples, split: str, 
         split: the name of the split that `samples` are from.
         outputs: of the model for `samples`.
     """
-    value_by_metric = compute_quality(task, samples.x, samples.y, outputs.real_values, is_logits=has_logits(path))
-    return model_metrics.quality_metrics(value_by_metric, task, split, count_samples(samples.x), outputs.provenance)
+    return model_metrics.measure_outputs(
+        outputs.real_values, task, samples, split, is_logits=has_logits(path), runtime_text=outputs.provenance
+    )

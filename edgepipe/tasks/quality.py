@@ -20,7 +20,16 @@ from edgepipe.tasks.task_spec import (
     TaskSpec,
 )
 
-__all__ = ["ERROR_MEASURE", "SCORE_MEASURE", "Measure", "Task", "build_task", "compute_quality"]
+__all__ = [
+    "ERROR_MEASURE",
+    "SCORE_MEASURE",
+    "Measure",
+    "Task",
+    "build_task",
+    "compute_quality",
+    "decode_outputs",
+    "is_builtin_measure",
+]
 
 
 @dataclass(frozen=True)
@@ -103,10 +112,23 @@ def compute_quality(task: Task, x: Arrays, y: Arrays | None, outputs: Arrays, *,
     Raises:
         InputError: outputs that do not fit the task, or a measure that is not finite.
     """
-    truth, decoded_outputs = _decode_outputs(task, x, y, outputs, is_logits)
+    truth, decoded_outputs = decode_outputs(task, x, y, outputs, is_logits)
     if task.kind == "classification" and task.decode is None:
         _check_scores(task, y, decoded_outputs)
     return {name: _compute_measure(name, measure, truth, decoded_outputs) for name, measure in task.measures.items()}
+
+
+def class_scores(task: Task, outputs: Arrays, *, is_logits: bool) -> Array | None:
+    """Scores of each class, (n, classes); None for a task that does not give each sample one class.
+
+    Args:
+        task: what the outputs are for.
+        outputs: raw outputs of the model, as floats; the first axis counts samples.
+        is_logits: whether they are not yet probabilities.
+    """
+    if task.kind != "classification" or task.labels != "one" or task.decode is not None or isinstance(outputs, dict):
+        return None
+    return _class_probabilities(outputs, task.labels, is_logits)
 
 
 def single_labels(task: Task, y: Arrays) -> Array:
@@ -123,7 +145,14 @@ def single_labels(task: Task, y: Arrays) -> Array:
     return y
 
 
-def _decode_outputs(task: Task, x: Arrays, y: Arrays | None, outputs: Arrays, is_logits: bool) -> tuple[Any, Any]:
+def is_builtin_measure(task: Task, name: str) -> bool:
+    """Whether the measure `name` of `task` is one of edgepipe's, not a function of the user's."""
+    family = task.labels if task.kind == "classification" else task.kind
+    return task.measures[name].function is _MEASURE_FUNCTIONS.get(family, {}).get(name)
+
+
+def decode_outputs(task: Task, x: Arrays, y: Arrays | None, outputs: Arrays, is_logits: bool) -> tuple[Any, Any]:
+    """Labels and outputs as the measures of `task` take them; arguments as of `compute_quality`."""
     if task.decode is not None:
         return (x if y is None else y), _call_user_function("the task's decode function", task.decode, outputs)
     if task.kind == "custom":

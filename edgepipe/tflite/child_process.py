@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepipe.core.errors import EdgepipeError, InputError
-from edgepipe.core.references import PACKAGE_ROOT
+from edgepipe.core.module_sources import PACKAGE_ROOT
 
 Json = dict[str, Any]
 STDERR_LIMIT = 2000  # characters kept from the end of stderr

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import Command
 from PIL import Image
 
 from edgepipe import api
 from edgepipe.core.errors import EdgepipeError
+from edgepipe.data.data_spec import SPEC_BY_SOURCE
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run_command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "edgepipe", "data", *words], capture_output=True, text=True, cwd=folder
     )
@@ -31,7 +33,7 @@ def windows(tmp_path: Path) -> Path:
 
 
 def test_numbers(windows: Path) -> None:
-    done = command(windows, "{npz: w.npz, test: 0.25}", "--json")
+    done = run_command(windows, "{npz: w.npz, test: 0.25}", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["schema"] == "edgepipe.data/1"
@@ -65,7 +67,7 @@ DESCRIPTIONS = [
 @pytest.mark.parametrize(("description", "message"), DESCRIPTIONS, ids=[case[0] for case in DESCRIPTIONS])
 def test_what_would_stop_training_stops_it_here(description: str, message: str, windows: Path) -> None:
     (windows / "leaves.py").write_text("import sys\ndef f(): sys.exit(0)\n")
-    done = command(windows, description)
+    done = run_command(windows, description)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -88,7 +90,7 @@ def test_classes_without_samples_and_labels_that_are_no_classes(windows: Path) -
 
 
 def edgepipe_json(folder: Path, *words: str) -> dict[str, object]:
-    found: dict[str, object] = json.loads(command(folder, *words, "--json").stdout)
+    found: dict[str, object] = json.loads(run_command(folder, *words, "--json").stdout)
     return found
 
 
@@ -104,7 +106,7 @@ def test_pictures(shape: tuple[int, ...], labelled: bool, tmp_path: Path, monkey
 
 
 def test_a_table_for_people(windows: Path) -> None:
-    done = command(windows, "{npz: w.npz}")
+    done = run_command(windows, "{npz: w.npz}")
     for text in ("samples of shape 20x3", "labels: 2 classes", "channel 1", "size only", "note: "):
         assert text in done.stdout
     assert "--picture" in done.stderr
@@ -126,7 +128,7 @@ def test_it_loads_no_tensorflow(windows: Path) -> None:
     ("description", "message"),
     [
         ("nowhere.yaml", "nowhere.yaml"),
-        ("photos", "is neither a file, a module:function nor a mapping"),
+        ("photos", "is neither a file, a folder, a module:function nor a mapping"),
         ("{npz: missing.npz}", "1:13: data.npz: no such file"),
         ("{npz: w.npz, tset: 0.2}", "did you mean 'test'"),
         ("{npz: w.npz", "the description:2:1: not valid YAML"),
@@ -134,7 +136,7 @@ def test_it_loads_no_tensorflow(windows: Path) -> None:
     ],
 )
 def test_refused(description: str, message: str, windows: Path) -> None:
-    done = command(windows, description)
+    done = run_command(windows, description)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -145,3 +147,55 @@ def test_a_picture_of_no_kind_is_refused_and_nothing_is_left(windows: Path, monk
     with pytest.raises(EdgepipeError, match=r"pictures end in \.png, \.svg, \.pdf"):
         api.describe_data("{npz: w.npz}", picture="p.doc")
     assert sorted(path.name for path in windows.iterdir()) == ["w.npz"]
+
+
+def test_the_options_of_every_source(command: Command) -> None:
+    for source, spec_class in SPEC_BY_SOURCE.items():
+        shown = json.loads(command("data", "--options", source, "--json").out)["sources"][source]
+        options = {option["option"]: option for option in shown["options"]}
+        assert set(spec_class.model_fields) <= set(options)
+        assert next(iter(options)) == source  # its own come first
+        assert all(option["meaning"] for option in options.values())
+    assert "separator" in command("data", "--options", "csv").out
+    misspelled = command("data", "--options", "cvs")
+    assert (misspelled.code, "did you mean 'csv'?" in misspelled.err) == (2, True)
+
+
+SOURCES = [
+    ("photos", "24 samples", "2 classes"),
+    ("tables", "read: a.csv, b.csv", "column 'time' is not read"),
+    ("tables/a.csv", "separated by semicolons", "9 samples of 1 channel (ax)"),
+    ("tables/b.csv", "label from 'activity'", "2 classes"),
+    ("w.npz", "100", "2 classes"),
+]
+
+
+@pytest.mark.parametrize(("name", "first", "second"), SOURCES, ids=[case[0] for case in SOURCES])
+def test_a_file_or_a_folder(
+    windows: Path, monkeypatch: pytest.MonkeyPatch, command: Command, name: str, first: str, second: str
+) -> None:
+    monkeypatch.chdir(windows)
+    for label in ("cat", "dog"):
+        (windows / "photos" / label).mkdir(parents=True)
+        for number in range(12):
+            Image.new("L", (4, 4)).save(windows / "photos" / label / f"{number}.png")
+    (windows / "tables").mkdir()
+    for table in "abcdef":
+        (windows / "tables" / f"{table}.csv").write_text(
+            "time;ax;activity\n"
+            + "".join(f"{time};{time % 4},5;{'sit' if time < 5 else 'walk'}\n" for time in range(9))
+        )
+    shown = command("data", name)
+    assert shown.code == 0, shown.err
+    text = " ".join((shown.out + shown.err).split())
+    count = sum(json.loads(command("data", name, "--json").out)["counts"].values())
+    assert first in f"{text} {count} samples"
+    assert second in text
+
+
+def test_a_folder_that_holds_no_data(windows: Path, command: Command) -> None:
+    (windows / "notes").mkdir()
+    (windows / "notes" / "plan.pdf").touch()
+    refused = command("data", windows / "notes")
+    assert refused.code == 2
+    assert "holds only files that end in .pdf; expected a .npz, .csv, .tsv or .parquet file, a folder of" in refused.err

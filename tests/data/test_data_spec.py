@@ -71,8 +71,8 @@ MALFORMED_SPECS = [
     ("data: {npz: a.npz, test: 1}", "1:26: data.test: should be less than 1; found the number 1"),
     ("data: {npz: a.npz, test: 0}", "1:26: data.test: should be greater than 0; found the number 0"),
     (
-        "data: {npz: a.npz, test: 20 %}",
-        "1:26: data.test: should be a number; found the text '20 %'; 20 % is written 0.2",
+        "data: {npz: a.npz, test: 20 percent}",
+        "1:26: data.test: should be a number; found the text '20 percent'",
     ),
     (
         "data: {npz: a.npz, test: 0.6, validation: 0.4}",

@@ -12,7 +12,7 @@ from edgepipe.core.errors import InputError
 from edgepipe.data.data_spec import CsvSpec, ParquetSpec, parse
 from edgepipe.data.dataset_identity import compute_identity
 from edgepipe.data.dataset_loading import load, read
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 
 ALL_SPLITS = frozenset(Split)
 
@@ -136,7 +136,11 @@ CORRUPT: list[tuple[str, bytes, str]] = [
     ("nolabel.csv", b"t,ax,ay,label,who\n1,2,3,,a\n", "row 1, column 'label' is empty"),
     ("huge.csv", b"t,ax,ay,label,who\n1,2,1e300,sit,a\n", "'1e[+]300' is not a finite float32 number"),
     ("twice.csv", b"t,ax,ay,ax,label,who\n1,2,3,4,sit,a\n", "2 columns are named 'ax'"),
-    ("headless.csv", b"1,2.5,-3,sit,a\n1,2,3,sit,a\n", r"begins with numbers \(2.5, -3\); its first line must name"),
+    (
+        "headless.csv",
+        b"1,2.5,-3,sit,a\n1,2,3,sit,a\n",
+        r"begins with numbers \(1,2.5,-3,sit,a\); its first line must name the columns, or call",
+    ),
     ("words.csv", b"t,ax,ay,label,who\n1,a,3,sit,a\n1,b,3,sit,a\n", r"2 such; all are: put the column into `ignore`"),
     ("junk.csv", bytes(range(128, 256)) * 4, "is not UTF-8 text at byte 0"),
 ]
@@ -155,11 +159,19 @@ def test_a_corrupt_file_is_named(name: str, content: bytes, reason: str, tmp_pat
 
 def test_times_and_indices_are_not_channels(tmp_path: Path) -> None:
     recording("z").to_csv(tmp_path / "i.csv")
-    with pytest.raises(InputError, match=r"a column has no name \(an index\?\); put 'Unnamed: 0' into `ignore`"):
-        read(CsvSpec(csv="i.csv", label="label", group="who"), tmp_path)
-    recording("z").assign(when=pd.Timestamp("2026-01-01")).to_parquet(tmp_path / "t.parquet")
+    raw = read(CsvSpec(csv="i.csv", label="label", group="who"), tmp_path)
+    assert raw.channel_names == ("ax", "ay")
+    for name, kind in (("Unnamed: 0", "an index"), ("t", "a time")):
+        expected = f"column '{name}' is not read: it is named and rises like {kind}; name it in `channels` to read it"
+        assert any(expected in note for note in raw.notes)
+    assert read(CsvSpec(csv="i.csv", channels=("t", "ax")), tmp_path).channel_names == ("t", "ax")
+
+    recording("z").assign(when=pd.date_range("2026-01-01", periods=20)).to_parquet(tmp_path / "t.parquet")
+    raw = read(ParquetSpec(parquet="t.parquet", label="label", group="who"), tmp_path)
+    assert raw.channel_names == ("ax", "ay")
+    assert any("column 'when' is not read: it holds dates or times of day" in note for note in raw.notes)
     with pytest.raises(InputError, match="column 'when' holds times; put it into `ignore`"):
-        read(ParquetSpec(parquet="t.parquet", label="label", group="who"), tmp_path)
+        read(ParquetSpec(parquet="t.parquet", channels=("when",)), tmp_path)
 
 
 def test_no_samples_left_and_unknown_ignored_column(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from edgepipe.core.errors import ConfigError
 from edgepipe.core.metric import Evidence
+from edgepipe.core.shipped_files import shipped_folder
 from edgepipe.devices import citations, device_profile
 from edgepipe.render import devices
 
@@ -150,7 +151,7 @@ def test_each_shipped_device_is_consistent(name: str) -> None:
 
 
 def test_parts_are_abstract_and_each_is_used() -> None:
-    folder = device_profile.shipped_folder()
+    folder = shipped_folder("devices")
     files = {file.relative_to(folder).with_suffix("").as_posix(): file.read_text() for file in folder.rglob("*.yaml")}
     part_names = {name for name in files if "/" in name}
     assert [name for name in part_names if "\nabstract: true\n" not in f"\n{files[name]}"] == []

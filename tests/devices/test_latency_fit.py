@@ -24,6 +24,8 @@ from edgepipe.devices.latency import (
 )
 from edgepipe.devices.latency.latency_estimate import FitTransfer
 from edgepipe.devices.latency.latency_fit import FitRow
+from edgepipe.devices.latency.latency_record import LatencyFit
+from edgepipe.devices.latency.layer_shapes import FittedLayers, Layer, LayerShape
 from edgepipe.devices.latency.processor_kinds import PROCESSOR_KINDS
 from edgepipe.devices.latency.profile_fragment import FitRequest
 from edgepipe.tflite import reader
@@ -127,14 +129,100 @@ def test_an_outlier_moves_the_fit_little() -> None:
     assert np.median(np.abs(changes)) < 0.05
 
 
-def test_of_few_held_out_rows_the_worst_counts() -> None:
-    rows = _rows(_true_cycles(7), "a", 10, families=2)[::3]
+def test_the_factor_follows_the_held_out_errors_and_few_families_keep_it_wide() -> None:
+    rows = _rows(_true_cycles(7), "a", 10)
     held_out = cross_validation.leave_families_out(KIND, {"a": CLOCK}, rows)
-    assert len(held_out) == 2
-    assert cross_validation.interval_factor(held_out) >= max(
-        cross_validation.NORMAL_QUANTILE, *(prediction.standardized_error for prediction in held_out)
-    )
-    assert cross_validation.interval_factor([]) == cross_validation.NORMAL_QUANTILE
+    exact = [replace(prediction, predicted_seconds=prediction.fit_row.seconds) for prediction in held_out]
+    far = [replace(prediction, predicted_seconds=2 * prediction.fit_row.seconds) for prediction in held_out]
+    factors = [cross_validation.interval_factor(predictions) for predictions in (exact, held_out, far)]
+    assert factors == sorted(factors)
+    assert factors[2] > 2 * factors[0]
+    without_any, with_one, with_all = (cross_validation.interval_factor(exact[:count]) for count in (0, 3, len(exact)))
+    assert without_any == pytest.approx(2.353, abs=1e-3)  # the 95 % quantile of a t distribution with 3 degrees
+    assert without_any > with_one > with_all
+
+
+def test_rows_of_one_family_count_once() -> None:
+    rows = _rows(_true_cycles(7), "a", 10, families=3)
+    held_out = cross_validation.leave_families_out(KIND, {"a": CLOCK}, rows)
+    assert cross_validation.interval_factor([*held_out, *held_out]) == cross_validation.interval_factor(held_out)
+
+
+def test_one_wrong_row_does_not_make_an_interval_useless() -> None:
+    rows = _rows(_true_cycles(7), "a", 10, families=6)
+    held_out = cross_validation.leave_families_out(KIND, {"a": CLOCK}, rows)
+    wrong = [replace(held_out[0], predicted_seconds=1e6), *held_out[1:]]
+    assert cross_validation.interval_factor(wrong) < 3 * cross_validation.interval_factor(held_out)
+
+
+def test_the_largest_of_each_device_are_predicted_without_any_of_them() -> None:
+    rows = [*_rows(_true_cycles(3), "a", 3), *_rows(_true_cycles(3), "b", 4), *_rows(_true_cycles(3), "few", 5)[:3]]
+    held_out = cross_validation.leave_largest_out(KIND, dict.fromkeys(("a", "b", "few"), CLOCK), rows)
+    for group in ("a", "b"):
+        held_out_seconds = [one.fit_row.seconds for one in held_out if one.fit_row.group == group]
+        other_seconds = [row.seconds for row in rows if row.group == group and row.seconds not in held_out_seconds]
+        assert len(held_out_seconds) == 9
+        assert min(held_out_seconds) > max(other_seconds)
+    assert all(one.fit_row.group != "few" for one in held_out)
+    assert cross_validation.summarize_errors(held_out).median < 0.15
+
+
+CONVOLUTION = Layer("CONV_2D", LayerShape(32, 64, 100, 9), {})
+FITTED = FittedLayers(
+    {"CONV_2D": [LayerShape(16, 32, 400, 9), LayerShape(32, 64, 100, 9)], "ADD": [LayerShape(1, 1, 80, 1)]}
+)
+
+
+@pytest.mark.parametrize(
+    ("layer", "factor"),
+    [
+        (CONVOLUTION, 1.0),
+        (CONVOLUTION._replace(shape=LayerShape(32, 128, 100, 9)), 2.0),
+        (CONVOLUTION._replace(shape=LayerShape(16, 32, 100, 9)), 2.0),  # from the second, not 4 from the first
+        (CONVOLUTION._replace(shape=LayerShape(64, 64, 50, 9)), 2.0),  # the largest difference, not their product
+        (CONVOLUTION._replace(shape=LayerShape(32, 64, 100, 1)), 9.0),
+        (Layer("ADD", LayerShape(1, 1, 20, 1), {}), 4.0),
+        (Layer("ADD", LayerShape(1, 1, 10**7, 1), {}), math.exp(3)),
+        (Layer("CONV_2D 1x1", LayerShape(32, 64, 100, 1), {}), math.exp(3)),
+    ],
+)
+def test_the_distance_of_a_layer_is_that_to_the_nearest_fitted_one(layer: Layer, factor: float) -> None:
+    assert math.exp(FITTED.distance(layer)) == pytest.approx(factor)
+
+
+def test_novelty_weighs_layers_by_their_share_of_the_latency() -> None:
+    layers = [CONVOLUTION, Layer("EXP", LayerShape(1, 1, 10, 1), {})]
+    assert FITTED.novelty(layers, np.array([3e-3, 1e-3])) == pytest.approx(3.0 / 4)
+    assert FITTED.novelty([], np.zeros(0)) == 0.0
+
+
+def test_fitted_layers_are_stored_as_texts() -> None:
+    assert FITTED.to_texts() == {"ADD": "1x1x80x1", "CONV_2D": "16x32x400x9 32x64x100x9"}
+    assert FittedLayers.from_texts(FITTED.to_texts()).shapes_by_kind == FITTED.shapes_by_kind
+
+
+def test_a_model_of_unseen_shapes_gets_a_wider_interval(table: Path, models: Path) -> None:
+    fit = profile_fragment.fit_table(table, models, FitRequest("board, 1.0", "cortex-m", 1e8, "test")).fit
+    model = reader.read(models / "int8.tflite")
+    assert set(fit.layers) >= {"CONV_2D", "FULLY_CONNECTED"}
+    unlike_layers = dict.fromkeys(fit.layers, "1x1x1x1")
+    widths = [
+        estimate.high_seconds / estimate.seconds
+        for estimate in (
+            latency_estimate.estimate(fit, model),
+            latency_estimate.estimate(fit.model_copy(update={"layers": unlike_layers}), model),
+            latency_estimate.estimate(fit, model, outside_reasons=["activations lie off the chip"]),
+        )
+    ]
+    assert widths[1] > 1.1 * widths[0]
+    assert widths[2] == pytest.approx(widths[0] ** 2)
+
+
+@pytest.mark.parametrize("text", ["3x16x9", "3x16x0x9", "axbxcxd", "3x16x12x9,1x1x1x1", "-3x1x1x1"])
+def test_a_stored_layer_that_is_none_is_refused(table: Path, models: Path, text: str) -> None:
+    fit = profile_fragment.fit_table(table, models, FitRequest("board, 1.0", "cortex-m", 1e8, "test")).fit
+    with pytest.raises(ValueError, match="is not four sizes, such as 16x32x196x9"):
+        LatencyFit.model_validate({**fit.model_dump(), "layers": {"CONV_2D": f"1x1x1x1 {text}"}})
 
 
 def test_reasons_for_extrapolation_are_named() -> None:

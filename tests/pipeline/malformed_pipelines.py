@@ -24,8 +24,8 @@ STAGES = GOOD[GOOD.index("stages:") :]
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
 )
-TOP = "; allowed: data, description, model, name, seed, stages, task"
-NOT_ONE = " a pipeline is a mapping with name, description, model, data, task, seed, stages; found "
+TOP = "; allowed: allow_chance, data, description, model, name, seed, stages, task"
+NOT_ONE = " a pipeline is a mapping with name, description, model, data, task, seed, allow_chance, stages; found "
 MODELS = "; expected a .keras or .h5 model, a .tflite model, or a SavedModel folder"
 METRICS = "accuracy, accuracy_drop, host, macs, nonzero_parameters, nucleo-l4r5zi, parameters, size, size_deflate, size_zstd, sparsity"
 
@@ -96,8 +96,20 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ("a share in bytes", "{accuracy: 90 %}", "{host: {npu_operators: 3 KiB}}", [
         "12:38: stages.4.validate.budget.host.npu_operators: 'KiB' is not a unit of fraction; allowed: %, point, points",
     ]),
-    ("a stage of a later issue", "- convert", "- deploy", [
-        "9:5: stages.3.deploy: unknown stage; allowed: cluster, compile, convert, distill, export, prune, quantize, train, validate",
+    ("a stage of a later issue", "- convert", "- bundle", [
+        "9:5: stages.3.bundle: unknown stage; allowed: cluster, compile, convert, deploy, distill, export, prune, quantize, train, validate",
+    ]),
+    ("a deployment without a device", "- validate:", "- deploy\n  - validate:", [
+        "10:5: stages.4.deploy.to: is required but missing",
+    ]),
+    ("a latency without its unit", "- validate:", "- deploy: {to: [host:///a], latency: 5}\n  - validate:", [
+        "10:40: stages.4.deploy.latency: '5' has no unit; allowed: s, ms, us, µs, ns, min",
+    ]),
+    ("bad addresses and a microcontroller", "- validate:", "- deploy: {to: [ssh://pi:secret@board/x, board, host:///a, host:///a], device: nucleo-l4r5zi}\n  - validate:", [
+        "10:19: stages.4.deploy.to.0: 'ssh://pi:***@board/x': an address never holds a password; use a key, the agent (ssh-add) or ~/.ssh/config",
+        "10:44: stages.4.deploy.to.1: 'board': no scheme; for example ssh://pi@raspberrypi/home/pi/app, ssh://alias/~/app, adb://SERIAL or host:///tmp/app",
+        "10:62: stages.4.deploy.to.3: 'host:///a' is listed twice",
+        "10:82: stages.4.deploy.device: nucleo-l4r5zi is a microcontroller (Armv7E-M), which runs no system that a model can be copied to; a model is built into its firmware",
     ]),
     ("unknown option", "sparsity: 0.5", "sparsty: 0.5", [
         "7:13: stages.1.prune.sparsty: unknown option; did you mean 'sparsity'?",
@@ -139,8 +151,12 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ("sparsity 75", "0.5", "75", [
         "7:23: stages.1.prune.sparsity: should be less than 1; found the number 75; 75 % is written 0.75",
     ]),
-    ("sparsity 75 %", "0.5", "75 %", [
-        "7:23: stages.1.prune.sparsity: should be a number; found the text '75 %'; 75 % is written 0.75",
+    ("sparsity 175 %", "0.5", "175 %", [
+        "7:23: stages.1.prune.sparsity: should be less than 1; found the number 1.75",
+    ]),
+    ("granularity", "sparsity: 0.5", "granularity: channels", [
+        "7:26: stages.1.prune.granularity: found 'channels'; allowed: weight, channel, block MxN (outputs x inputs, as "
+        "1x4), N:M (as 2:4); did you mean 'channel'?",
     ]),
     ("sparsity 1", "0.5", "1", [
         "7:23: stages.1.prune.sparsity: should be less than 1; found the number 1",

@@ -12,6 +12,7 @@ name: bytes
 model: {function: "edgepipe.zoo:small_cnn", args: {filters: [4]}}
 data: {npz: a.npz, rescale: signed}
 task: classification
+allow_chance: true  # nothing is trained
 stages:
   - convert
 """

@@ -21,7 +21,7 @@ from tflite_published import MODELS
 from tflite_seeds import SEEDS
 
 from edgepipe.core.errors import InputError
-from edgepipe.core.references import PACKAGE_ROOT
+from edgepipe.core.module_sources import PACKAGE_ROOT
 from edgepipe.devices import device_metrics
 from edgepipe.tflite import reader
 from edgepipe.tflite.arena_plan import plan_arena

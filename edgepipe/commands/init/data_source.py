@@ -1,6 +1,7 @@
 """The data of the new pipeline, as named on the command line; inspected without reading any sample."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,11 +12,12 @@ from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
 from edgepipe.core.input_files import check_ordinary
 from edgepipe.core.npy_headers import ArrayHeader, read_npz_headers
-from edgepipe.data import idx
+from edgepipe.data.rescale_choice import choose_rescale, largest_of_npz
+from edgepipe.data.source_guess import ACCEPTED_SOURCES, SourceKind, guess_source, preview_columns
+from edgepipe.data.table_format import find_label_column, find_time_columns
 from edgepipe.models.model_description import Shape
 
 LabelKind = Literal["classes", "values", "none", "unknown"]
-_ALLOWED_SOURCES_TEXT = "a .npz file, a folder of images (one subfolder per class) or of IDX files, or module:function"
 _BUILTIN_DATASETS = {"edgepipe.data:digits", "edgepipe.data:fashion_mnist"}
 
 
@@ -27,6 +29,7 @@ class DataSource:
     comment: str
     label_kind: LabelKind = "unknown"
     is_placeholder: bool = False
+    option_comments: Mapping[str, str] = field(default_factory=dict)  # of single options
     notes: tuple[str, ...] = ()
 
 
@@ -40,14 +43,82 @@ def inspect_data(data: str | None, model_info: ModelInfo, location: OutputLocati
         return _placeholder_source(model_info)
     path = Path(data)
     check_ordinary(path)
-    if path.is_dir():
-        return _inspect_folder(path, model_info, location)
-    if path.suffix == ".npz":
-        return _inspect_npz(path, model_info, location)
     if not path.exists() and references.is_reference(data):
         return _inspect_function(data, model_info, location)
-    raise InputError(
-        f"{data}: {'cannot be read as data' if path.exists() else 'no such file'}; expected {_ALLOWED_SOURCES_TEXT}"
+    kind = guess_source(path)
+    if kind == "npz":
+        data_source = _inspect_npz(path, model_info, location)
+        largest = largest_of_npz(path, "x") if path.exists() else None
+        return data_source if largest is None else _with_rescale(data_source, model_info, largest)
+    if not path.exists():
+        raise InputError(f"{path}: no such file; expected {ACCEPTED_SOURCES}")
+    if kind in ("csv", "parquet"):
+        return _inspect_tables(kind, path, model_info, location)
+    if kind == "audio":
+        return _inspect_audio(path, model_info, location)
+    return _with_rescale(_inspect_images(kind, path, model_info, location), model_info, 255.0)
+
+
+def _inspect_tables(kind: SourceKind, path: Path, model_info: ModelInfo, location: OutputLocation) -> DataSource:
+    options: dict[str, Any] = {kind: location.relative_path(path)}
+    columns = preview_columns(path) if kind == "csv" else {}
+    label = find_label_column(columns)
+    shape = _single_input_shape(model_info)
+    if label is not None:
+        options["label"] = label
+    if shape is not None and len(shape) == 2 and shape[0] is not None:
+        options["window"] = shape[0]
+    comments = {"label": "the column that is named like one", "window": "rows of a sample, as the model takes them"}
+    time_notes = [f"column '{name}' will not be read: it {why}" for name, why in find_time_columns(columns).items()]
+    label_notes = [] if label is not None else ["name the column of the labels: `label:` under `data:`"]
+    return DataSource(
+        options, f"columns {', '.join(columns)}" if columns else "tables", "unknown", option_comments=comments,
+        notes=(*time_notes, *label_notes),
+    )  # fmt: skip
+
+
+def _inspect_audio(path: Path, model_info: ModelInfo, location: OutputLocation) -> DataSource:
+    options: dict[str, Any] = {"audio": location.relative_path(path)}
+    shape = _single_input_shape(model_info)
+    if shape is not None and len(shape) == 2 and shape[0] is not None:
+        options |= {"features": "none", "seconds": shape[0] / 16_000}
+    comments = {"features": "the waveform itself, as the model takes it", "seconds": "at 16,000 samples a second"}
+    note = "features and rate must be those of the model's training: `edgepipe data --options audio` lists them"
+    return DataSource(options, "one subfolder per class", "classes", option_comments=comments, notes=(note,))
+
+
+def _single_input_shape(model_info: ModelInfo) -> Shape | None:
+    """The shape of one sample of a model with one input, if the file tells it."""
+    shapes = [port.shape[1:] for port in model_info.inputs if len(port.shape) > 1]
+    return shapes[0] if len(shapes) == len(model_info.inputs) == 1 else None
+
+
+def _with_rescale(data_source: DataSource, model_info: ModelInfo, largest: float) -> DataSource:
+    """The source with the `rescale` that the model expects, and why; with a note where nothing tells."""
+    if data_source.options is None:
+        return data_source
+    expectation = model_info.expectation
+    choice = None if expectation is None else choose_rescale(expectation, largest)
+    if choice is not None and expectation is not None:
+        mode, comment = choice.mode, f"{choice.low:g} to {choice.high:g}: the model {expectation.describe()}"
+        notes = data_source.notes
+    else:
+        mode = "unit"
+        reason = (
+            "no layer of the model tells which range it was trained on"
+            if expectation is None
+            else f"the model {expectation.describe()}: no rescale gives that"
+        )
+        comment = f"a guess, 0 to 1: {reason}; `edgepipe run` tries the others"
+        notes = (
+            *data_source.notes,
+            f"`rescale: {mode}` is a guess: {reason}; the first stage of a run tries the others",
+        )
+    return replace(
+        data_source,
+        options={**data_source.options, "rescale": mode},
+        option_comments={**data_source.option_comments, "rescale": comment},
+        notes=notes,
     )
 
 
@@ -76,11 +147,9 @@ def _inspect_function(reference: str, model_info: ModelInfo, location: OutputLoc
     return DataSource({"function": reference}, f"returns {return_text}", label_kind, notes=tuple(notes))
 
 
-def _inspect_folder(path: Path, model_info: ModelInfo, location: OutputLocation) -> DataSource:
-    if _is_idx(path):
+def _inspect_images(kind: SourceKind, path: Path, model_info: ModelInfo, location: OutputLocation) -> DataSource:
+    if kind == "idx":
         return DataSource({"idx": location.relative_path(path)}, "four IDX files", "classes")
-    if not any(inner.is_dir() for inner in path.iterdir()):
-        raise InputError(f"{path}: has no subfolder; expected {_ALLOWED_SOURCES_TEXT}")
     options: dict[str, Any] = {"images": location.relative_path(path)}
     image_shape = model_info.inputs[0].shape[1:] if len(model_info.inputs) == 1 else ()
     if len(image_shape) != 3 or None in image_shape or image_shape[2] not in (1, 3):
@@ -90,13 +159,6 @@ def _inspect_folder(path: Path, model_info: ModelInfo, location: OutputLocation)
     return DataSource(
         {**options, "size": list(image_shape[:2]), "channels": image_shape[2]}, "one subfolder per class", "classes"
     )
-
-
-def _is_idx(path: Path) -> bool:
-    try:
-        return bool(idx.find_files(path))
-    except InputError:
-        return False
 
 
 def _inspect_npz(path: Path, model_info: ModelInfo, location: OutputLocation) -> DataSource:

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from edgepipe.commands.init.output_location import OutputLocation
-from edgepipe.core import references
+from edgepipe.core import module_sources, references
 from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
 from edgepipe.core.units import plural
 from edgepipe.models.dtype_policies import check_not_quantized, describe_float_policies
 from edgepipe.models.file_kind import detect_kind, find_code_layers, read_config
+from edgepipe.models.input_expectations import read_expectations
 from edgepipe.models.input_shapes import OPEN_SHAPE_REMEDY
 from edgepipe.models.model_description import ModelDescription, PortDescription, describe
 from edgepipe.tflite import integer_check, reader
+from edgepipe.tflite.input_expectation import InputExpectation
 from edgepipe.tflite.model import Model, Tensor
 
 ARGUMENTS_FROM_DATA = ("input_shape", "classes")  # arguments of a function that edgepipe takes from the data
@@ -54,6 +56,7 @@ class ModelInfo:
     is_integer: bool = False  # a .tflite that is fully integer already
     is_prunable: bool = True  # it has layers that `prune` works on, not counting the last
     function: ModelFunction | None = None
+    expectation: InputExpectation | None = None  # of its only input, where its layers tell
     notes: tuple[str, ...] = ()
 
     @property
@@ -110,6 +113,7 @@ def _inspect_keras(path: Path, location: OutputLocation, custom_objects: str | N
         code_descriptions=model_description.code_layers if custom_objects is None else find_code_layers(config, None),
         custom_objects=custom_objects,
         is_prunable=_has_prunable_layers(model_description),
+        expectation=_only_expectation(path, len(model_description.inputs)),
         notes=(*_open_dimension_notes(model_description), *_policy_notes(config)),
     )
 
@@ -157,7 +161,14 @@ def _inspect_tflite(path: Path, reference: str) -> ModelInfo:
         outputs,
         activation,
         is_integer=not float_findings,
+        expectation=_only_expectation(path, len(inputs)),
     )
+
+
+def _only_expectation(path: Path, input_count: int) -> InputExpectation | None:
+    """What the file tells of the values that a model with one input expects."""
+    expectations = read_expectations(path) if input_count == 1 else ()
+    return expectations[0] if expectations else None
 
 
 def _tensor_ports(tensor_by_name: dict[str, Tensor]) -> tuple[PortDescription, ...]:
@@ -198,7 +209,7 @@ def _inspect_function(reference: str, location: OutputLocation) -> ModelInfo:
 
 
 def _find_function(module_name: str, function_name: str, location: OutputLocation) -> ModelFunction:
-    for file in references.import_closure(module_name, location.folder).values():
+    for file in module_sources.import_closure(module_name, location.folder).values():
         for node in ast.walk(ast.parse(file.read_bytes())):
             if isinstance(node, ast.FunctionDef) and node.name == function_name:
                 return _read_signature(node)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, final
 import numpy as np
 
 from edgepipe.core.arrays import Array
+from edgepipe.core.errors import did_you_mean
 
 if TYPE_CHECKING:
     from edgepipe.compress.pruning.prunable_kernels import PrunableKernel
@@ -195,4 +196,8 @@ def parse_granularity(text: str) -> Granularity:
         kept_per_group, group_size = int(pattern_match[1]), int(pattern_match[2])
         if 0 < kept_per_group < group_size:
             return NofMGranularity(kept_per_group, group_size)
-    raise ValueError(f"found '{text}'; allowed: weight, channel, block MxN (outputs x inputs, as 1x4), N:M (as 2:4)")
+    hint = did_you_mean(text, ("weight", "channel", "block 1x4", "2:4"))
+    raise ValueError(
+        f"found '{text}'; allowed: weight, channel, block MxN (outputs x inputs, as 1x4), N:M (as 2:4)"
+        + (hint if hint.startswith("; did") else "")
+    )

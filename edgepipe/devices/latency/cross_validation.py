@@ -1,12 +1,13 @@
-"""How well a fit predicts a model family that it has not seen, in any group: leave one family out.
+"""How well a fit predicts models that it has not seen: a whole family held out, or the largest models of each device.
 
-The width of an interval comes from the same held-out errors: it is the number of standard deviations that covers
-`COVERAGE` of the held-out predictions. For the held-out rows themselves, the factor comes from the rows of the other
-families, so that the reported coverage is that of unseen models (cross-conformal prediction, Vovk 2015).
+The width of an interval follows from the held-out errors of the families, by one rule for every device: the errors of a
+device, in standard deviations, have a scale of their own, which a prior draws to 1 (a scaled inverse chi-squared
+distribution), so that the width is a quantile of a t distribution. For a held-out row the scale comes from the other
+families of its device, so that the reported coverage is that of unseen models.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +18,10 @@ from edgepipe.devices.latency.latency_fit import FitRow
 from edgepipe.devices.latency.processor_kinds import ProcessorKind
 
 INTERVAL_COVERAGE = 0.9
-NORMAL_QUANTILE = 1.645  # standard deviations to both sides that cover 90 % of a normal distribution
-MIN_HELD_OUT_ROWS = 8  # held-out rows needed for a quantile of their errors
+PRIOR_FAMILIES = 3.0  # the prior of a device's scale weighs as much as so many held-out families
+MAX_FAMILY_ERROR = 5.0  # standard deviations at which the error of a family ends to widen the interval
+LARGEST_SHARE = 0.25  # of the models of each device, held out for their size
+MIN_ROWS_BY_SIZE = 4  # of a device whose largest are held out
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class HeldOutPrediction:
 
     fit_row: FitRow
     predicted_seconds: float
-    deviation: float  # standard deviation of the logarithm; doubled if the model is outside the fitted domain
+    deviation: float  # standard deviation of the logarithm
     extrapolation_reasons: tuple[str, ...]
 
     @property
@@ -71,19 +74,31 @@ def leave_families_out(
     return predictions
 
 
+def leave_largest_out(
+    kind: ProcessorKind, clock_by_group: Mapping[str, float], fit_rows: Sequence[FitRow]
+) -> list[HeldOutPrediction]:
+    """Predict the slowest quarter of each group by a fit without any of them."""
+    held_out_rows = [row for group in {row.group for row in fit_rows} for row in _largest_rows(fit_rows, group)]
+    training_rows = [row for row in fit_rows if row not in held_out_rows]
+    rates_by_group = fits.fit(kind, clock_by_group, training_rows)
+    return [_predict_row(row, rates_by_group[row.group], training_rows) for row in held_out_rows]
+
+
+def _largest_rows(fit_rows: Sequence[FitRow], group: str) -> list[FitRow]:
+    group_rows = sorted((row for row in fit_rows if row.group == group), key=lambda row: row.seconds)
+    count = max(1, int(LARGEST_SHARE * len(group_rows))) if len(group_rows) >= MIN_ROWS_BY_SIZE else 0
+    return group_rows[len(group_rows) - count :]
+
+
 def _predict_row(fit_row: FitRow, rates: fits.Rates, training_rows: Sequence[FitRow]) -> HeldOutPrediction:
-    predicted_seconds, deviation = rates.predict(fit_row.features)
     domain = fit_domain.build_domain(
         [training_row for training_row in training_rows if training_row.group == fit_row.group], rates.feature_names
     )
+    novelty = domain.layers.novelty(fit_row.layers, rates.predict_layers(fit_row.layers))
+    predicted_seconds, deviation = rates.predict(fit_row.features, novelty)
     seconds_by_feature = dict(zip(rates.feature_names, rates.seconds_per_unit.tolist(), strict=True))
     extrapolation_reasons = domain.extrapolation_reasons(fit_row.features, seconds_by_feature, fit_row.operator_names)
-    return HeldOutPrediction(
-        fit_row,
-        predicted_seconds,
-        deviation * (fit_domain.WIDENING_FACTOR if extrapolation_reasons else 1.0),
-        extrapolation_reasons,
-    )
+    return HeldOutPrediction(fit_row, predicted_seconds, deviation, extrapolation_reasons)
 
 
 def summarize_errors(predictions: Sequence[HeldOutPrediction]) -> ErrorSummary:
@@ -95,20 +110,31 @@ def summarize_errors(predictions: Sequence[HeldOutPrediction]) -> ErrorSummary:
 
 
 def interval_factor(predictions: Sequence[HeldOutPrediction]) -> float:
-    """How many standard deviations cover `COVERAGE` of the held-out rows, with the finite-sample correction.
+    """Half the width of the interval in standard deviations, from the held-out errors of one device.
 
-    For few rows it is the worst of them, but at least that of a normal distribution.
+    All rows of a family count as one observation: their errors are alike.
     """
-    error_sizes = np.sort([prediction.standardized_error for prediction in predictions])
-    if len(error_sizes) < MIN_HELD_OUT_ROWS:
-        return float(max(NORMAL_QUANTILE, *error_sizes)) if len(error_sizes) else NORMAL_QUANTILE
-    index = min(math.ceil(INTERVAL_COVERAGE * (len(error_sizes) + 1)), len(error_sizes)) - 1
-    return float(max(1.0, error_sizes[index]))
+    from scipy.stats import t as student_t
+
+    family_squares = _mean_squares_by_family(predictions).values()
+    degrees = PRIOR_FAMILIES + len(family_squares)
+    scale = math.sqrt((PRIOR_FAMILIES + sum(family_squares)) / degrees)
+    return float(scale * student_t.ppf((1 + INTERVAL_COVERAGE) / 2, degrees))
 
 
-def interval_factors(predictions: Sequence[HeldOutPrediction]) -> dict[str, float]:
-    """By family: the factor from the rows of the other families."""
-    family_names = {prediction.fit_row.family for prediction in predictions}
+def _mean_squares_by_family(predictions: Sequence[HeldOutPrediction]) -> dict[str, float]:
+    errors_by_family: dict[str, list[float]] = {}
+    for prediction in predictions:
+        errors_by_family.setdefault(prediction.fit_row.family, []).append(prediction.standardized_error)
+    return {
+        family: min(float(np.mean(np.square(errors))), MAX_FAMILY_ERROR**2)
+        for family, errors in errors_by_family.items()
+    }
+
+
+def interval_factors(predictions: Sequence[HeldOutPrediction], families: Collection[str] = ()) -> dict[str, float]:
+    """The factor for each family of `predictions` and `families`, from the rows of the other families."""
+    family_names = {prediction.fit_row.family for prediction in predictions} | set(families)
     return {
         family: interval_factor([prediction for prediction in predictions if prediction.fit_row.family != family])
         for family in family_names

@@ -1,4 +1,7 @@
-"""The domain of a fit: a model with other operators, or far larger amounts, is outside of it."""
+"""The domain of a fit: a model with other operators, or far larger amounts, is outside of it.
+
+That is said beside the estimate; the width of the interval follows the distance to the fitted layers.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,10 +9,10 @@ from dataclasses import dataclass
 from edgepipe.core.units import Dimension, show
 from edgepipe.devices.latency.feature_names import FeatureAmounts
 from edgepipe.devices.latency.latency_fit import FitRow
+from edgepipe.devices.latency.layer_shapes import FittedLayers
 
 EXTRAPOLATION_FACTOR = 2.0  # times the largest fitted amount from which a model is outside
 NOTABLE_SHARE = 0.05  # share of the latency below which a feature's amount does not matter
-WIDENING_FACTOR = 2.0  # multiplies the standard deviations of the interval of a model outside
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class FitDomain:
     operator_names: frozenset[str]
     largest_amounts: Mapping[str, float]  # of each feature, over the fitted models
     latency_range: tuple[float, float]  # shortest and longest measured latency, in seconds
+    layers: FittedLayers
 
     def extrapolation_reasons(
         self, feature_amounts: FeatureAmounts, rate_by_feature: Mapping[str, float], operator_names: Collection[str]
@@ -63,4 +67,5 @@ def build_domain(fit_rows: Sequence[FitRow], feature_names: Sequence[str]) -> Fi
             if (largest_amount := max(row.features.get(name, 0.0) for row in fit_rows)) > 0
         },
         (min(row.seconds for row in fit_rows), max(row.seconds for row in fit_rows)),
+        FittedLayers.from_layers(layer for row in fit_rows for layer in row.layers),
     )

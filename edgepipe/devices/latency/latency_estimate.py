@@ -11,12 +11,14 @@ from edgepipe.core.arrays import Array
 from edgepipe.core.metric import Evidence, Metric, unavailable_metric
 from edgepipe.core.units import Dimension, plural, show
 from edgepipe.devices.latency import operator_features
-from edgepipe.devices.latency.fit_domain import WIDENING_FACTOR, FitDomain
+from edgepipe.devices.latency.fit_domain import FitDomain
 from edgepipe.devices.latency.latency_fit import Rates
 from edgepipe.devices.latency.latency_record import LatencyFit
+from edgepipe.devices.latency.layer_shapes import FittedLayers, build_layer
 from edgepipe.devices.latency.processor_kinds import PROCESSOR_KINDS
 from edgepipe.tflite.model import HANDLE_TYPES, Model
 
+OUTSIDE_FACTOR = 2.0  # widens the interval where something besides the operators is outside of the fit
 FIT_DTYPE_BY_DTYPE = {"int8": "int8", "uint8": "int8", "float32": "float32"}
 
 
@@ -54,21 +56,26 @@ def estimate(
     rates = Rates(
         processor_kind.feature_names, np.array(list(fit.rates.values())), _symmetric_covariance(fit), fit.noise
     )
-    operator_feature_pairs = list(operator_features.iter_features(model, processor_kind.tile, fit.on_chip))
+    operators_and_layers = [
+        (operator, build_layer(operator, amounts))
+        for operator, amounts in operator_features.iter_features(model, processor_kind.tile, fit.on_chip)
+    ]
+    layers = [layer for _, layer in operators_and_layers]
+    layer_seconds = rates.predict_layers(layers)
+    domain = FitDomain(frozenset(fit.operators), fit.largest, fit.seconds, FittedLayers.from_texts(fit.layers))
     total_features = operator_features.sum_features(model, processor_kind.tile, fit.on_chip)
-    seconds, deviation = rates.predict(total_features)
-    domain = FitDomain(frozenset(fit.operators), fit.largest, fit.seconds)
+    seconds, deviation = rates.predict(total_features, domain.layers.novelty(layers, layer_seconds))
+    operator_names = {operator.name for operator, _ in operators_and_layers}
     extrapolation_reasons = (
-        *domain.extrapolation_reasons(
-            total_features, fit.rates, {operator.name for operator, _ in operator_feature_pairs}
-        ),
+        *domain.extrapolation_reasons(total_features, fit.rates, operator_names),
         *outside_reasons,
     )
     deviation = math.hypot(deviation, transfer.deviation if transfer else 0.0)
-    interval_factor = math.exp(deviation * fit.factor * (WIDENING_FACTOR if extrapolation_reasons else 1.0))
+    interval_factor = math.exp(deviation * fit.factor * (OUTSIDE_FACTOR if outside_reasons else 1.0))
     latency_factor = transfer.latency_factor(fit) if transfer else 1.0
     operator_seconds = tuple(
-        (operator.location, latency_factor * rates.predict(amounts)[0]) for operator, amounts in operator_feature_pairs
+        (operator.location, latency_factor * float(seconds))
+        for (operator, _), seconds in zip(operators_and_layers, layer_seconds, strict=True)
     )
     return LatencyEstimate(
         latency_factor * seconds,

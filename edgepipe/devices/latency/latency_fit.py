@@ -6,7 +6,8 @@
 Every factor is positive by construction (it is fitted as a logarithm), the error is relative (the logarithm of
 predicted over measured), large errors count less (soft L1), and a prior pulls each factor towards the figures of the
 processor kind: a maximum a posteriori estimate. Devices share the speed-independent factors, so that one table fills
-gaps of another. The spread of the posterior (Laplace approximation) contributes to every interval.
+gaps of another. To the uncertainty of a prediction contribute the spread of the posterior (Laplace approximation), the
+noise of measurements, and how unlike the fitted layers those of the model are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,10 +17,12 @@ import numpy as np
 
 from edgepipe.core.arrays import Array
 from edgepipe.devices.latency.feature_names import FeatureAmounts
+from edgepipe.devices.latency.layer_shapes import Layer
 from edgepipe.devices.latency.processor_kinds import ProcessorKind
 
 OUTLIER_DEVIATIONS = 2.0  # standard deviations beyond which an error counts linearly
 MAX_SOLVER_STEPS = 60
+NOVELTY_SPREAD = 0.13  # standard deviation of the log error for each e-fold of distance to the fitted layers
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class FitRow:
     features: FeatureAmounts
     operator_names: frozenset[str]  # the operators that the model computes with
     seconds: float
+    layers: tuple[Layer, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,8 @@ class Rates:
     covariance: Array  # (features, features)
     noise: float  # standard deviation of the logarithm of a measurement
 
-    def predict(self, feature_amounts: FeatureAmounts) -> tuple[float, float]:
-        """Seconds, and the standard deviation of their logarithm."""
+    def predict(self, feature_amounts: FeatureAmounts, novelty: float = 0.0) -> tuple[float, float]:
+        """Seconds, and the standard deviation of their logarithm; `novelty` is the distance to the fitted layers."""
         feature_seconds = self.seconds_per_unit * feature_vector(self.feature_names, feature_amounts)
         total_seconds = float(feature_seconds.sum())
         if total_seconds <= 0:
@@ -53,7 +57,12 @@ class Rates:
         variance = max(
             0.0, float(feature_shares @ self.covariance @ feature_shares)
         )  # rounding of a stored covariance may make it negative
-        return total_seconds, float(np.sqrt(variance + self.noise**2))
+        return total_seconds, float(np.sqrt(variance + self.noise**2 + (NOVELTY_SPREAD * novelty) ** 2))
+
+    def predict_layers(self, layers: Sequence[Layer]) -> Array:
+        """Seconds of each layer, (layers,)."""
+        amounts = [feature_vector(self.feature_names, layer.amounts) for layer in layers]
+        return np.reshape(amounts, (len(layers), len(self.feature_names))) @ self.seconds_per_unit
 
 
 def feature_vector(feature_names: Sequence[str], feature_amounts: FeatureAmounts) -> Array:

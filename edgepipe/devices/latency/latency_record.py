@@ -1,12 +1,14 @@
 """A fitted latency model as stored in a profile: rates, their uncertainty, the data behind them, held-out errors."""
 
+import re
 from typing import Annotated, Literal, final
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from edgepipe.core.config import Options
 from edgepipe.devices.latency.processor_kinds import PROCESSOR_KINDS
 
+_SHAPE_PATTERN = re.compile(r"[1-9]\d{0,9}(x[1-9]\d{0,9}){3}")
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 
@@ -56,8 +58,20 @@ class LatencyFit(Options):
     )
     error: HeldOutError | None = Field(default=None, description="null: a single family, so none could be held out")
     operators: tuple[str, ...] = Field(description="the operators of the fitted models")
+    layers: dict[str, str] = Field(
+        description="their layers by kind: input channels x output channels x positions x kernel size of each"
+    )
     largest: dict[str, PositiveFloat] = Field(description="largest amount of each feature in a fitted model")
     seconds: tuple[PositiveFloat, PositiveFloat] = Field(description="shortest and longest measured latency")
+
+    @field_validator("layers")
+    @classmethod
+    def _check_layers(cls, layers: dict[str, str]) -> dict[str, str]:
+        for kind, text in layers.items():
+            for shape_text in text.split():
+                if not _SHAPE_PATTERN.fullmatch(shape_text):
+                    raise ValueError(f"{kind}: '{shape_text[:40]}' is not four sizes, such as 16x32x196x9")
+        return layers
 
     @model_validator(mode="after")
     def _check_kind(self) -> "LatencyFit":

@@ -15,6 +15,7 @@ from edgepipe.core.input_files import check_ordinary
 from edgepipe.devices.latency import operator_features
 from edgepipe.devices.latency.feature_names import ChannelTile
 from edgepipe.devices.latency.latency_fit import FitRow
+from edgepipe.devices.latency.layer_shapes import build_layer
 from edgepipe.tflite import reader
 from edgepipe.tflite.model import Model
 
@@ -131,11 +132,21 @@ def build_rows(
             file_name = line.file_name or f"{line.model_name}.tflite"
             skip_reasons.append(f"line {line.line_number}: {line.model_name}: no file {file_name} in {folder}")
             continue
-        model = _read_model(path)
-        operator_names = frozenset(operator.name for operator, _ in operator_features.iter_features(model))
-        feature_amounts = operator_features.sum_features(model, tile, on_chip_weights)
-        fit_rows.append(FitRow(line.family, line.group, line.model_name, feature_amounts, operator_names, line.seconds))
+        fit_rows.append(_build_row(line, _read_model(path), tile, on_chip_weights))
     return MeasurementRows(fit_rows, skip_reasons)
+
+
+def _build_row(line: MeasuredLatency, model: Model, tile: ChannelTile, on_chip_weights: int | None) -> FitRow:
+    operators_and_amounts = list(operator_features.iter_features(model, tile, on_chip_weights))
+    return FitRow(
+        line.family,
+        line.group,
+        line.model_name,
+        operator_features.sum_features(model, tile, on_chip_weights),
+        frozenset(operator.name for operator, _ in operators_and_amounts),
+        line.seconds,
+        tuple(build_layer(operator, amounts) for operator, amounts in operators_and_amounts),
+    )
 
 
 def _find_model(line: MeasuredLatency, folder: Path) -> Path | None:

@@ -112,12 +112,11 @@ def _build_record(
         },
         covariance=tuple(tuple(map(_round_digits, row[: n + 1])) for n, row in enumerate(rates.covariance)),
         noise=rates.noise,
-        factor=_round_digits(
-            cross_validation.interval_factor(_select_target(request.target_group, predictions) or predictions)
-        ),
+        factor=_round_digits(cross_validation.interval_factor(_select_target(request.target_group, predictions))),
         rate=cross_validation.INTERVAL_COVERAGE,
         error=_held_out_error(_select_target(request.target_group, predictions)),
         operators=tuple(sorted(domain.operator_names)),
+        layers=domain.layers.to_texts(),
         largest={name: _round_digits(amount) for name, amount in domain.largest_amounts.items()},
         seconds=domain.latency_range,
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgepipe.core import references
+from edgepipe.core import module_sources, references
 from edgepipe.core.artifact import Artifact, ArtifactKind, json_digest, write_bytes
 from edgepipe.core.cache import Cache, DamagedEntryError, default_root
 from edgepipe.core.cost import measure_cost
@@ -166,6 +166,6 @@ def _cache_key(model: Model, settings: VelaSettings) -> str:
             "model": hashlib.sha256(model.content).hexdigest(),
             "settings": settings.model_dump(),
             "version": references.installed_version(VELA_PACKAGE),
-            "source": references.source_digest(__name__),
+            "source": module_sources.source_digest(__name__),
         }
     )

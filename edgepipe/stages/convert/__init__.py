@@ -4,7 +4,7 @@ from typing import ClassVar, final
 
 from edgepipe.core.artifact import Artifact, ArtifactKind
 from edgepipe.core.outcome import Outcome
-from edgepipe.data.splits import FITTING_SPLITS
+from edgepipe.data.split_names import FITTING_SPLITS
 from edgepipe.stages.context import StageContext
 from edgepipe.stages.convert.convert_options import ConvertOptions
 
@@ -18,6 +18,7 @@ class Convert(ConvertOptions):
         ArtifactKind.TFLITE,
     )
     splits: ClassVar = FITTING_SPLITS
+    compresses: ClassVar = True
     tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy",
                             "zstandard")  # fmt: skip
 

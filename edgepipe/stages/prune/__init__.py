@@ -13,6 +13,7 @@ class Prune(PruneOptions):
     """Remove the least important weights or channels, along a schedule or in rounds, and train the rest."""
 
     accepts: ClassVar = {ArtifactKind.KERAS: ArtifactKind.FLOAT, ArtifactKind.FLOAT: ArtifactKind.FLOAT}
+    compresses: ClassVar = True
     tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy")
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:

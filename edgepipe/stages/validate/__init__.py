@@ -12,8 +12,9 @@ from edgepipe.core.config import Document, KeyPath
 from edgepipe.core.errors import ConfigError, InputError
 from edgepipe.core.metric import Limit, Metric, judge
 from edgepipe.core.outcome import Outcome
-from edgepipe.core.units import Dimension
-from edgepipe.data.splits import Split
+from edgepipe.core.progress import report_step
+from edgepipe.core.units import Dimension, plural
+from edgepipe.data.split_names import Split
 from edgepipe.devices import device_profile
 from edgepipe.devices.device_profile import Device
 from edgepipe.stages.base import Stage
@@ -78,7 +79,7 @@ class Validate(Stage):
 
     def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
         """The content of the profiles, and the host whose time is measured."""
-        devices = [device_profile.load(device, pipeline.base_folder) for device in self.devices]
+        devices = self.load_devices(pipeline.base_folder)
         return {"devices": [device_profile.digest(device) for device in devices], "host": fingerprint().digest}
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
@@ -89,8 +90,9 @@ class Validate(Stage):
 
         context, input_artifact = _runnable_context(context), context.artifact
         model = read(context.artifact.path)
-        devices = [device_profile.load(device, context.base_folder) for device in self.devices]
-        limits = self._limits(context.pipeline)
+        devices = self.load_devices(context.base_folder)
+        limits = self.read_budget(context.pipeline)
+        report_step("evaluating on the test split")
         quality_metrics, agreement_tables, notes = validation_checks.check_quality(
             context, self._reference_stages(limits, context.pipeline), self.compared_samples
         )
@@ -99,6 +101,7 @@ class Validate(Stage):
         )
         sparsity_metrics, sparsity_tables = validation_checks.measure_sparsity(model)
         zero_findings, zero_tables, zero_notes = validation_checks.check_pruned_zeros(context, model)
+        report_step(f"measuring and modelling {plural(len(devices), 'device')}")
         device_results = device_metrics.gather(model, devices, limits, context.cache)
         file_metrics = device_metrics.file_metrics(model)
         metrics = [*quality_metrics, *file_metrics, *integer_metrics, *sparsity_metrics, *device_results.metrics]
@@ -121,7 +124,12 @@ class Validate(Stage):
         device_names = [Path(device).stem for device in self.devices]
         return BudgetNames(_quality_names(pipeline), device_names, pipeline.earlier_stages)
 
-    def _limits(self, pipeline: PipelineInfo) -> list[Limit]:
+    def load_devices(self, base_folder: Path) -> list[Device]:
+        """The profiles; paths of profiles start from `base_folder`."""
+        return [device_profile.load(name, base_folder) for name in self.devices]
+
+    def read_budget(self, pipeline: PipelineInfo) -> list[Limit]:
+        """The limits of the budget."""
         document = Document("budget")
         limits = read_limits(document, (), self.budget, self._budget_names(pipeline))
         document.raise_problems()

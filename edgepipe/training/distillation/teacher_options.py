@@ -75,13 +75,19 @@ def _fill_defaults(options: Any) -> Any:
     return options
 
 
+ModelNames = Annotated[
+    list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str]), Field(min_length=1)
+]
+
+
 @final
 class Teacher(Options):
     """The teachers and what to learn from them; several teachers are averaged."""
 
-    model: Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)] | None = Field(
-        default=None, description="an earlier stage, a model file or module:function; or a list of these"
-    )
+    model: (
+        Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str]), Field(min_length=1)]
+        | None
+    ) = Field(default=None, description="an earlier stage, a model file or module:function; or a list of these")
     logits: LogitMatching | None = Field(default=None, description="softened class probabilities (Hinton)")
     outputs: OutputMatching | None = Field(default=None, description="class scores or regression outputs")
     features: FeatureMatching | None = Field(
@@ -110,4 +116,6 @@ def expand_teacher_option(option: Any) -> Any:
     return {"model": option} if isinstance(option, (str, list)) else _fill_defaults(option)
 
 
-TeacherOption = Annotated[Teacher | None, BeforeValidator(expand_teacher_option)]
+TeacherOption = Annotated[
+    Teacher | None, BeforeValidator(expand_teacher_option, json_schema_input_type=str | list[str] | Teacher | None)
+]
