@@ -637,10 +637,16 @@ def _print_listings(urls: tuple[str, ...], accept_new_host_key: bool, as_json: b
     from edgepipe.render import deploy as renderer
     from edgepipe.render.terminal import show_tables
 
-    listings = [api.list_versions(url, accept_new_host_key=accept_new_host_key) for url in urls]
+    listings = api.list_versions(urls, accept_new_host_key=accept_new_host_key)
     if as_json:
-        return click.echo(renderer.listing_document(listings))
-    return show_tables(table for listing in listings for table in renderer.listing_tables(listing))
+        click.echo(renderer.listing_document(listings))
+    else:
+        show_tables(table for listing in listings for table in renderer.listing_tables(listing))
+    errors = [listing.error for listing in listings if listing.error is not None]
+    for error in errors[:-1]:
+        click.echo(f"edgepipe: {error}", err=True)
+    if errors:
+        raise errors[-1]
 
 
 @cli.command(short_help="Show the report of an earlier run.")
