@@ -1,8 +1,9 @@
 """edgepipe: turns a Keras model into a proven, fully integer TFLite model for a small device, from one YAML file.
 
-The commands as functions: `run`, `check`, `convert`, `verify`, `inspect`, `profile`, `sensitivity`, `footprint`,
-`describe_data`, `calibrate`, `fit_device`, `load_report`, `deploy_model`, `switch_version`, `list_versions`, `measure`.
-What a `task: module:function` returns: `Task` of `Measure`. What a stage of one's own is made of: `Stage` or
+The commands as functions: `run`, `reproduce`, `check`, `convert`, `verify`, `inspect`, `profile`, `sensitivity`,
+`footprint`, `describe_data`, `calibrate`, `fit_device`, `load_report`, `list_runs`, `compare_runs`, `prune_runs`,
+`deploy_model`, `switch_version`, `list_versions`, `measure`. What a `task: module:function` returns: `Task` of
+`Measure`. What a stage of one's own is made of: `Stage` or
 `TrainingStage`, `StageContext`, `PipelineInfo`, `Artifact`, `ArtifactKind`, `Outcome`. Importing this imports nothing
 heavy.
 """
@@ -14,16 +15,20 @@ if TYPE_CHECKING:
     from edgepipe.api import (
         calibrate,
         check,
+        compare_runs,
         convert,
         deploy_model,
         describe_data,
         fit_device,
         footprint,
         inspect,
+        list_runs,
         list_versions,
         load_report,
         measure,
         profile,
+        prune_runs,
+        reproduce,
         run,
         sensitivity,
         switch_version,
@@ -52,16 +57,20 @@ __all__ = [
     "TrainingStage",
     "calibrate",
     "check",
+    "compare_runs",
     "convert",
     "deploy_model",
     "describe_data",
     "fit_device",
     "footprint",
     "inspect",
+    "list_runs",
     "list_versions",
     "load_report",
     "measure",
     "profile",
+    "prune_runs",
+    "reproduce",
     "run",
     "sensitivity",
     "switch_version",

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from edgepipe.devices.latency.profile_fragment import DeviceFit
     from edgepipe.pipeline.schema import Pipeline
     from edgepipe.render.report import Report
+    from edgepipe.render.run_comparison import RunComparison
+    from edgepipe.render.runs import KeptRun
     from edgepipe.tflite.model import Model
 
 StrPath = str | Path
@@ -63,38 +65,85 @@ def run(
     output_dir: StrPath | None = None,
     cache_dir: StrPath | None = None,
     progress: "Progress | None" = None,
+    command: Sequence[str] = (),
 ) -> "Report":
-    """Run a pipeline and return its report, also if the report is not `met`.
+    """Run a pipeline and return its report, also if the report is not `met`; `report.folder` is where it was written.
 
     Args:
         pipeline: the YAML file, the name of a shipped pipeline such as `digits`, or a mapping with the same content
             (paths relative to the current folder).
         settings: options that override the file's: `{"stages.prune.sparsity": 0.8}` or `["stages.prune.sparsity=0.8"]`.
-        output_dir: the folder for report.json, report.md and the artifacts; None for `runs/<name>`.
+        output_dir: the folder for report.json, report.md and the artifacts, where an earlier run is replaced; None for
+            a new folder in `runs/<name>`, to which `latest` there then points.
         cache_dir: the folder of cached results; None for `$EDGEPIPE_CACHE_DIR`, else `~/.cache/edgepipe`.
         progress: informed as stages run; None for silence.
+        command: the command line to store in the report; empty for a run from Python.
 
     Raises:
         ConfigError: all problems of the file, each with line and column.
         EdgepipeError: bad data or models, a full disk, a missing tool.
     """
-    from edgepipe.core.cache import Cache, default_root
-    from edgepipe.core.progress import SilentProgress
-    from edgepipe.pipeline import preflight, runner, schema
-    from edgepipe.render import report_files
+    from edgepipe.pipeline.schema import load
 
-    checked_pipeline = schema.load(pipeline, settings)
-    preflight.require_tools(checked_pipeline)
-    for finding in preflight.find_early_findings(checked_pipeline):
-        (progress or SilentProgress()).note(f"will not be met: {finding}")
-    folder = Path(output_dir) if output_dir is not None else Path("runs") / checked_pipeline.name
-    report_files.check_writable(folder)
+    return _run_pipeline(load(pipeline, settings), None, output_dir, cache_dir, progress, tuple(command))
+
+
+def reproduce(
+    report: StrPath,
+    *,
+    pipeline_folder: StrPath | None = None,
+    output_dir: StrPath | None = None,
+    cache_dir: StrPath | None = None,
+    progress: "Progress | None" = None,
+    command: Sequence[str] = (),
+) -> "Report":
+    """Run the pipeline of an earlier report again; `reproduction` of the new report compares the artifacts.
+
+    The pipeline in a report may name `module:function`: that code runs.
+
+    Args:
+        report: a `report.json`, or the folder of a run.
+        pipeline_folder: the folder that the pipeline's paths start from; None for the one of that run.
+        output_dir: as in `run`.
+        cache_dir: as in `run`.
+        progress: as in `run`.
+        command: as in `run`.
+
+    Raises:
+        ConfigError: data, model files or modules that are not what the report says, by name.
+        EdgepipeError: a report that stores no pipeline, or as in `run`.
+    """
+    from edgepipe.render.reproduction import load_pipeline
+
+    former_report = load_report(report)
+    pipeline = load_pipeline(former_report, None if pipeline_folder is None else Path(pipeline_folder))
+    return _run_pipeline(pipeline, former_report, output_dir, cache_dir, progress, tuple(command))
+
+
+def _run_pipeline(
+    pipeline: "Pipeline", former_report: "Report | None", output_dir: StrPath | None, cache_dir: StrPath | None,
+    progress: "Progress | None", command: tuple[str, ...],
+) -> "Report":  # fmt: skip
+    from edgepipe.core.cache import Cache, default_root
+    from edgepipe.core.progress import SilentProgress, active
+    from edgepipe.pipeline import preflight, runner
+    from edgepipe.render import report_files, reproduction
+
+    progress = progress or SilentProgress()
+    preflight.require_tools(pipeline)
+    for finding in preflight.find_early_findings(pipeline):
+        progress.note(f"will not be met: {finding}")
+    report_files.check_writable(Path(output_dir) if output_dir is not None else report_files.output_parent(pipeline))
     cache = Cache(Path(cache_dir) if cache_dir is not None else default_root())
-    with cache.shared_lock():
-        finished_run = runner.run(checked_pipeline, cache, progress or SilentProgress())
-        report = report_files.build_report(finished_run)
-        report_files.write(finished_run, report, folder)
-    return report
+    with cache.shared_lock(), active(progress):
+        pipeline_run = runner.prepare(pipeline, cache, progress, command)
+        if former_report is not None:
+            reproduction.check_inputs(former_report, pipeline_run)
+        runner.run(pipeline_run)
+        report = report_files.build_report(pipeline_run)
+        if former_report is not None:
+            report = report.with_reproduction(reproduction.compare_results(former_report, report))
+        return report_files.write_output(pipeline_run, report, None if output_dir is None else Path(output_dir))
 
 
 def check(pipeline: "StrPath | Mapping[str, Any]", *, settings: Settings = ()) -> "Pipeline":
@@ -237,9 +286,9 @@ def inspect(model: StrPath) -> "Model":
     Raises:
         InputError: not a .tflite, or a damaged one.
     """
-    from edgepipe.tflite.reader import read
+    from edgepipe.commands.tflite_input import read_tflite
 
-    return read(Path(model))
+    return read_tflite(Path(model))
 
 
 def verify(
@@ -652,7 +701,7 @@ def list_versions(devices: Sequence[str], *, accept_new_host_key: bool = False) 
 
 
 def load_report(path: StrPath) -> "Report":
-    """The report of an earlier run, from its folder or its `report.json`.
+    """The report of an earlier run, from its `report.json`, its folder, or the folder of the runs: then of the latest.
 
     Raises:
         InputError: there is none there.
@@ -660,3 +709,56 @@ def load_report(path: StrPath) -> "Report":
     from edgepipe.render.report import load
 
     return load(Path(path))
+
+
+def list_runs(pipeline: str | None = None, *, runs_dir: StrPath = "runs") -> "list[KeptRun]":
+    """The runs that are kept below `runs_dir`, of one pipeline or of all, the newest of each first.
+
+    Args:
+        pipeline: its name; None for all.
+        runs_dir: the folder of all runs.
+
+    Raises:
+        InputError: there is no run of that pipeline.
+    """
+    from edgepipe.render import runs
+
+    return runs.list_runs(Path(runs_dir), pipeline)
+
+
+def compare_runs(first: StrPath, second: StrPath, *, runs_dir: StrPath = "runs") -> "RunComparison":
+    """The options, inputs, versions and metrics that differ between two runs.
+
+    Args:
+        first: a report, the folder of a run, or a name below `runs_dir`; the name of a pipeline is its latest run.
+        second: likewise.
+        runs_dir: the folder of all runs.
+
+    Raises:
+        InputError: there is no such run, or its report cannot be read.
+    """
+    from edgepipe.pipeline.run_folders import resolve_run
+    from edgepipe.render.run_comparison import compare
+
+    reports = [load_report(resolve_run(str(name), Path(runs_dir))) for name in (first, second)]
+    return compare(*reports)
+
+
+def prune_runs(pipeline: str | None = None, *, keep: int, runs_dir: StrPath = "runs") -> list[Path]:
+    """Remove all but the newest `keep` runs of one pipeline or of all, and return their folders; the latest stays.
+
+    Args:
+        pipeline: its name; None for all.
+        keep: how many runs of each pipeline stay.
+        runs_dir: the folder of all runs.
+
+    Raises:
+        InputError: there is no run of that pipeline, or `keep` is less than one.
+        StorageError: one cannot be removed.
+    """
+    from edgepipe.core.errors import InputError
+    from edgepipe.render import runs
+
+    if keep < 1:
+        raise InputError(f"keep: found {keep}; at least one run of each pipeline stays")
+    return runs.prune_runs(Path(runs_dir), keep, pipeline)

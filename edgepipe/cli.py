@@ -20,6 +20,8 @@ from edgepipe.core.escape import escape_line
 from edgepipe.core.output import escaped_output, print_document, print_line
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from edgepipe.render.report import Report
 
 # TensorFlow's C++ code logs to the terminal unless this is set before it is loaded.
@@ -61,10 +63,14 @@ INPUT_SHAPE = click.option(
     help="Sizes of open input dimensions, such as 224x224x3, or NAME=224x224x3 for one of several inputs; repeatable.",
 )  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+FULL = click.option("--full", is_flag=True, help="Show everything that the report holds, not only what matters first.")
 CACHE_DIR = click.option(
     "--cache-dir",
     type=click.Path(file_okay=False),
     help="Where results are cached; default: $EDGEPIPE_CACHE_DIR, else ~/.cache/edgepipe.",
+)
+RUNS_DIR = click.option(
+    "--runs-dir", type=click.Path(file_okay=False), default="runs", show_default=True, help="The folder of all runs."
 )
 GOLDEN_DATA = click.option(
     "--data", type=click.Path(), help="Inputs of the golden vectors, .npy or .npz; default: random numbers."
@@ -152,34 +158,79 @@ def cli(debug: bool) -> None:
 
 
 @cli.command(short_help="Run a pipeline.")
-@click.argument("pipeline", type=click.Path(), shell_complete=completion.complete_pipeline)
+@click.argument("pipeline", type=click.Path(), required=False, shell_complete=completion.complete_pipeline)
+@click.option(
+    "--from",
+    "report",
+    type=click.Path(),
+    metavar="REPORT",
+    help="Run the pipeline of an earlier report again, on the same data and models, and compare the artifacts. "
+    "This runs the code that the report names, as a pipeline does.",
+)
+@click.option(
+    "--pipeline-folder",
+    type=click.Path(file_okay=False),
+    help="For --from: the folder that the pipeline's paths start from; default: the one of that run.",
+)
 @SETTINGS
 @click.option(
     "--output-dir",
     type=click.Path(file_okay=False),
-    help="Where to write the report and the artifacts; default: runs/NAME.",
+    help="Write the report and the artifacts exactly here, replacing those of an earlier run; default: a new folder in "
+    "runs/NAME.",
 )
 @CUSTOM_OBJECTS
 @CACHE_DIR
+@FULL
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @JSON
 def run(
-    pipeline: str, settings: tuple[str, ...], output_dir: str | None, custom_objects: str | None,
-    cache_dir: str | None, quiet: bool, as_json: bool,
+    pipeline: str | None, report: str | None, pipeline_folder: str | None, settings: tuple[str, ...],
+    output_dir: str | None, custom_objects: str | None, cache_dir: str | None, full: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Run a pipeline, a YAML file or the name of a shipped one; unchanged stages are taken from the cache."""
+    """Run a pipeline, a YAML file or the name of a shipped one; unchanged stages are taken from the cache.
+
+    Each run gets a folder of its own below runs/NAME, where `latest` is the newest; `edgepipe runs` lists and compares
+    them.
+    """
     from edgepipe import api
     from edgepipe.core.progress import show_progress
 
     settings += (f"model.custom_objects={custom_objects}",) if custom_objects is not None else ()
+    _check_run_arguments(pipeline, report, pipeline_folder, settings)
+    command = ("edgepipe", *sys.argv[1:])
     # stdout is for the report: what the user's own functions print goes to stderr.
     with show_progress(quiet) as progress, redirect_stdout(sys.stderr):
-        run_report = api.run(pipeline, settings=settings, output_dir=output_dir, cache_dir=cache_dir, progress=progress)
-    _print_report(run_report, as_json)
+        if report is not None:
+            run_report = api.reproduce(
+                report, pipeline_folder=pipeline_folder, output_dir=output_dir, cache_dir=cache_dir, progress=progress,
+                command=command,
+            )  # fmt: skip
+        else:
+            run_report = api.run(
+                str(pipeline), settings=settings, output_dir=output_dir, cache_dir=cache_dir, progress=progress,
+                command=command,
+            )  # fmt: skip
+    _print_report(run_report, as_json, full)
     if not quiet:
-        folder = output_dir or f"runs/{run_report.name}"
-        print_line(f"wrote report.json, report.md and artifacts/ to {folder}", to_stderr=True)
+        print_line(f"wrote report.json, report.md and artifacts/ to {run_report.folder}", to_stderr=True)
+    if run_report.reproduction is not None:
+        from edgepipe.render.reproduction import describe
+
+        print_line(describe(run_report.reproduction), to_stderr=True)
+        _exit_if_not_met(run_report.reproduction.is_equal)
     _exit_if_not_met(run_report.met)
+
+
+def _check_run_arguments(
+    pipeline: str | None, report: str | None, pipeline_folder: str | None, settings: tuple[str, ...]
+) -> None:
+    if (pipeline is None) == (report is None):
+        raise InputError("give a pipeline, or an earlier report with --from REPORT, and not both")
+    if report is not None and settings:
+        raise InputError("--from runs what the report says; for other options run the pipeline file with --set")
+    if report is None and pipeline_folder is not None:
+        raise InputError("--pipeline-folder is for --from REPORT; the paths of a pipeline file start from its folder")
 
 
 @cli.command(short_help="Check pipeline files without running them.")
@@ -322,13 +373,14 @@ def convert(
     from edgepipe.render import convert as renderer
     from edgepipe.render.terminal import show_tables
 
-    conversion = api.convert(
-        model, data=data, scheme=scheme, input=input_type, output=output_type, out=out, allow_code=allow_code,
-        custom_objects=custom_objects, calibration=calibration, percentile=percentile,
-        keep_float_types=keep_float_types, keep_float_layers=keep_float_layers, recipe=recipe,
-        allow_low_fidelity=allow_low_fidelity, input_shape=input_shape, signature=signature, recurrent=recurrent,
-        streaming=streaming, split_outputs=split_outputs, runtime=runtime, keep_open_batch=keep_open_batch,
-    )  # fmt: skip
+    with _live_steps():
+        conversion = api.convert(
+            model, data=data, scheme=scheme, input=input_type, output=output_type, out=out, allow_code=allow_code,
+            custom_objects=custom_objects, calibration=calibration, percentile=percentile,
+            keep_float_types=keep_float_types, keep_float_layers=keep_float_layers, recipe=recipe,
+            allow_low_fidelity=allow_low_fidelity, input_shape=input_shape, signature=signature, recurrent=recurrent,
+            streaming=streaming, split_outputs=split_outputs, runtime=runtime, keep_open_batch=keep_open_batch,
+        )  # fmt: skip
     if as_json:
         print_document(renderer.document(conversion))
     else:
@@ -374,10 +426,11 @@ def sensitivity(
     from edgepipe.render import sensitivity as renderer
     from edgepipe.render.terminal import show_tables
 
-    ranking = api.sensitivity(
-        model, data=data, scheme=scheme, calibration=calibration, percentile=percentile, samples=samples, chart=chart,
-        allow_code=allow_code, custom_objects=custom_objects, input_shape=input_shape,
-    )  # fmt: skip
+    with _live_steps():
+        ranking = api.sensitivity(
+            model, data=data, scheme=scheme, calibration=calibration, percentile=percentile, samples=samples,
+            chart=chart, allow_code=allow_code, custom_objects=custom_objects, input_shape=input_shape,
+        )  # fmt: skip
     if as_json:
         return print_document(renderer.document(ranking))
     show_tables(renderer.tables(ranking))
@@ -415,6 +468,12 @@ def inspect(model: str, runs: bool, as_json: bool) -> None:
     is_flag=True,
     help="List every operator on each device; default: only those with a problem.",
 )
+@click.option(
+    "--full",
+    is_flag=True,
+    help="How each number was obtained, where operators run and what is broken, for all devices; default with --device "
+    "and --operators.",
+)
 @click.option("--on", "url", metavar="URL", help="A board of that device, where latency and memory are measured.")
 @DEVICE_PYTHON
 @ACCEPT_NEW_HOST_KEY
@@ -422,12 +481,13 @@ def inspect(model: str, runs: bool, as_json: bool) -> None:
 @click.option("--quiet", is_flag=True, help="Do not print the elapsed time on stderr.")
 @JSON
 def profile(
-    model: str, devices: tuple[str, ...], operators: bool, url: str | None, python: str, accept_new_host_key: bool,
-    cache_dir: str | None, quiet: bool, as_json: bool,
+    model: str, devices: tuple[str, ...], operators: bool, full: bool, url: str | None, python: str,
+    accept_new_host_key: bool, cache_dir: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Show what a .tflite costs on devices before it is flashed: latency, RAM, flash, where each operator runs.
 
-    Every number says how it was obtained. Broken rules are listed; `verify` also exits with 3 for them.
+    Without --device, one line for each device that edgepipe knows. Every number says how it was obtained. Broken rules
+    are listed; `verify` also exits with 3 for them.
     """
     from edgepipe import api
     from edgepipe.render import profile as renderer
@@ -439,7 +499,8 @@ def profile(
         return print_document(renderer.document(model_profile))
     from edgepipe.render.terminal import show_tables
 
-    show_tables(renderer.tables(model_profile, every_operator=operators))
+    full = full or bool(devices) or operators
+    show_tables(renderer.tables(model_profile, every_operator=operators, full=full))
     _print_notes(model_profile.notes)
     if not quiet:
         print_line(renderer.describe_durations(model_profile), to_stderr=True)
@@ -568,7 +629,7 @@ def deploy(
                 progress=progress,
             )  # fmt: skip
     if as_json:
-        click.echo(renderer.document(fleet))
+        print_document(renderer.document(fleet))
     elif fleet.sole_error is not None:
         raise fleet.sole_error
     else:
@@ -616,7 +677,7 @@ def measure(
             delegate=delegate, accept_new_host_key=accept_new_host_key, progress=progress,
         )  # fmt: skip
     if as_json:
-        click.echo(renderer.document(measured))
+        print_document(renderer.document(measured))
     else:
         from edgepipe.render.terminal import show_tables
 
@@ -639,12 +700,12 @@ def _print_listings(urls: tuple[str, ...], accept_new_host_key: bool, as_json: b
 
     listings = api.list_versions(urls, accept_new_host_key=accept_new_host_key)
     if as_json:
-        click.echo(renderer.listing_document(listings))
+        print_document(renderer.listing_document(listings))
     else:
         show_tables(table for listing in listings for table in renderer.listing_tables(listing))
     errors = [listing.error for listing in listings if listing.error is not None]
     for error in errors[:-1]:
-        click.echo(f"edgepipe: {error}", err=True)
+        print_line(f"edgepipe: {error}", err=True)
     if errors:
         raise errors[-1]
 
@@ -657,10 +718,11 @@ def _print_listings(urls: tuple[str, ...], accept_new_host_key: bool, as_json: b
     type=click.Choice(["text", "json", "markdown"]),
     default="text",
     show_default=True,
-    help="Format of the report.",
+    help="Format of the report; JSON and Markdown hold everything.",
 )
-def report(run_folder: str, style: str) -> None:
-    """Show the report of an earlier run, from its folder or report.json."""
+@FULL
+def report(run_folder: str, style: str, full: bool) -> None:
+    """Show the report of an earlier run, from its folder or report.json; of a folder of runs, the latest."""
     from edgepipe import api
 
     run_report = api.load_report(run_folder)
@@ -668,7 +730,70 @@ def report(run_folder: str, style: str) -> None:
         from edgepipe.render.markdown import render
 
         return print_document(render(run_report))
-    return _print_report(run_report, style == "json")
+    return _print_report(run_report, style == "json", full)
+
+
+@cli.group(cls=SuggestingGroup)
+def runs() -> None:
+    """List, compare and remove earlier runs."""
+
+
+@runs.command("list")
+@click.argument("name", metavar="[PIPELINE]", required=False)
+@RUNS_DIR
+@JSON
+def runs_list(name: str | None, runs_dir: str, as_json: bool) -> None:
+    """List the runs below runs/, of one pipeline or of all, the newest first."""
+    from edgepipe import api
+    from edgepipe.render import runs as renderer
+    from edgepipe.render.terminal import show_tables
+
+    kept_runs = api.list_runs(name, runs_dir=runs_dir)
+    if as_json:
+        return print_document(renderer.document(kept_runs))
+    show_tables(renderer.tables(kept_runs))
+    return _print_notes(tuple(run.problem for run in kept_runs if run.problem))
+
+
+@runs.command("compare", short_help="Show what differs between two runs.")
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@RUNS_DIR
+@JSON
+def runs_compare(first: str, second: str, runs_dir: str, as_json: bool) -> None:
+    """Show the options, inputs, versions and metrics that differ between two runs.
+
+    A and B are folders of runs, report.json files, or names as `edgepipe runs list` shows them; the name of a pipeline
+    is its latest run.
+    """
+    from edgepipe import api
+    from edgepipe.render import runs as renderer
+    from edgepipe.render.terminal import show_tables
+
+    comparison = api.compare_runs(first, second, runs_dir=runs_dir)
+    if as_json:
+        return print_document(renderer.comparison_document(comparison))
+    print_line(f"A: {comparison.first_report}")
+    print_line(f"B: {comparison.second_report}")
+    show_tables(renderer.comparison_tables(comparison))
+    if not comparison.differences:
+        print_line("the runs do not differ")
+    return _print_notes(comparison.notes)
+
+
+@runs.command("prune", short_help="Remove old runs.")
+@click.argument("name", metavar="[PIPELINE]", required=False)
+@click.option("--keep", type=click.IntRange(min=1), required=True, help="How many runs of each pipeline stay.")
+@RUNS_DIR
+def runs_prune(name: str | None, keep: int, runs_dir: str) -> None:
+    """Remove all but the newest runs of one pipeline or of all; the latest always stays."""
+    from edgepipe import api
+    from edgepipe.core.units import plural
+
+    removed_folders = api.prune_runs(name, keep=keep, runs_dir=runs_dir)
+    for folder in removed_folders:
+        print_line(str(folder))
+    print_line(f"removed {plural(len(removed_folders), 'run')}")
 
 
 @cli.command()
@@ -721,7 +846,8 @@ def data_command(
         )
     if description is None:
         raise click.UsageError("name what to show, such as a folder, or --options SOURCE")
-    summary = api.describe_data(description, seed=seed, picture=picture)
+    with _live_steps():
+        summary = api.describe_data(description, seed=seed, picture=picture)
     if as_json:
         return print_document(dataset.document(summary))
     show_tables(dataset.tables(summary))
@@ -944,21 +1070,24 @@ def device_fit(
 @click.option("--data", help="The data: a .npz, a table, a folder of images, recordings or tables, or module:function.")
 @click.option(
     "--device",
-    "device_name",
-    default="host",
-    show_default=True,
+    "devices",
+    multiple=True,
+    default=("host",),
+    show_default="host",
     shell_complete=completion.complete_device,
-    help="The device to validate for, by name or path.",
+    help="A device to validate for, by name or path; repeatable.",
 )
 @CUSTOM_OBJECTS
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
-def init(model: str, out: str, data: str | None, device_name: str, custom_objects: str | None, force: bool) -> None:
+def init(
+    model: str, out: str, data: str | None, devices: tuple[str, ...], custom_objects: str | None, force: bool
+) -> None:
     """Read a model and write a commented pipeline for it."""
     from pathlib import Path
 
     from edgepipe.commands import init as command
 
-    notes = command.write(model, Path(out), data=data, device=device_name, force=force, custom_objects=custom_objects)
+    notes = command.write(model, Path(out), data=data, devices=devices, force=force, custom_objects=custom_objects)
     print_line(f"wrote {out}")
     for note in notes:
         print_line(f"note: {note}", to_stderr=True)
@@ -1021,17 +1150,26 @@ def cache_clear(cache_dir: str | None) -> None:
     print_line(f"removed {plural(store.clear(), 'entry', 'entries')} from {store.root}")
 
 
-def _print_report(run_report: "Report", as_json: bool) -> None:
+def _live_steps() -> "AbstractContextManager[object]":
+    """What a command is doing, live on a terminal; nothing in a log."""
+    from edgepipe.core.progress import show_progress
+
+    return show_progress(has_lines=False)
+
+
+def _print_report(run_report: "Report", as_json: bool, full: bool = False) -> None:
     if as_json:
         return print_document(run_report.json())
     from edgepipe.render.terminal import show_report
 
-    return show_report(run_report)
+    return show_report(run_report, full)
 
 
 def _print_notes(notes: "tuple[str, ...]") -> None:
-    for note in notes:
-        print_line(f"note: {note}")
+    if notes:
+        from edgepipe.render.terminal import show_notes
+
+        show_notes(notes)
 
 
 def _exit_if_not_met(is_met: bool) -> None:

@@ -22,6 +22,7 @@ from edgepipe import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.pop("COLUMNS", None)  # tables are as wide as they are in a pipe, unless a test says otherwise
 
 # One change is tested with the same examples everywhere; `pytest --hypothesis-profile default` looks for new ones.
 settings.register_profile("same", derandomize=True)

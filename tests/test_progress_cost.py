@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgepipe.core import cost
-from edgepipe.core.progress import LineProgress, SilentProgress, show_progress
+from edgepipe.core.progress import LineProgress, SilentProgress, active, count_steps, report_step, show_progress
 
 
 def test_plain_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,20 +34,49 @@ def test_quiet_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
+def test_steps_are_told_wherever_they_happen(capsys: pytest.CaptureFixture[str]) -> None:
+    """One that is counted only when it takes long, and then with what remains."""
+    report_step("nobody listens")
+    with show_progress():
+        report_step("loading TensorFlow")
+        report_step("loading TensorFlow")
+        assert list(count_steps("abc", "reading photos")) == ["a", "b", "c"]
+        time.sleep(0.2)
+    with show_progress(has_lines=False):
+        report_step("hidden in a log")
+    assert capsys.readouterr().err == "    loading TensorFlow\n"
+
+
+def test_a_long_step_says_what_remains(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, *(second for second in range(0, 3000, 3) for _ in range(2))])
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    with active(LineProgress()):
+        for _ in count_steps(range(1000), "reading photos"):
+            pass
+    first, second, *_ = capsys.readouterr().err.splitlines()
+    assert first.startswith("    reading photos: ")
+    assert first.endswith(" min left")
+    assert " of 1,000" in second
+
+
 LIVE = """
-from edgepipe.core.progress import show_progress
+import os, sys, time
+from edgepipe.core.progress import report_step, show_progress
 with show_progress() as progress:
     progress.stage("train", 1, 2, "running")
+    report_step("loading TensorFlow")
+    time.sleep(0.3)
     for epoch in range(1, 4):
-        progress.epoch(epoch, 3, {"loss": 0.5})
+        progress.epoch(epoch, 3, {"train loss": 0.5, "validation accuracy": 0.75})
+        time.sleep(0.15)
     progress.note("a [note] with brackets")
     progress.stage("train", 1, 2, "done in 1.0 s")
 """
 
 
-def test_a_terminal_gets_a_live_bar() -> None:
+def _shown_on_a_terminal(code: str) -> bytes:
     parent, child = pty.openpty()
-    subprocess.run([sys.executable, "-c", LIVE], stderr=child, check=True, env={**os.environ, "TERM": "xterm"})
+    subprocess.run([sys.executable, "-c", code], stderr=child, check=True, env={**os.environ, "TERM": "xterm"})
     os.close(child)
     said = b""
     while True:
@@ -59,9 +88,34 @@ def test_a_terminal_gets_a_live_bar() -> None:
             break
         said += part
     os.close(parent)
+    return said
+
+
+def test_a_terminal_gets_a_live_bar() -> None:
+    said = _shown_on_a_terminal(LIVE)
     assert b"[1/2] train: done in 1.0 s" in said
     assert b"note: a [note] with brackets" in said
-    assert b"loss 0.5000" in said
+    assert b"loading TensorFlow" in said
+    assert b"epoch 2/3  train loss 0.5000  validation accuracy 0.7500" in said
+    assert b" s left" in said
+
+
+CAPTURED = """
+import os, time
+from edgepipe.core.progress import report_step, show_progress
+from edgepipe.models.native_stderr import capture_stderr
+with show_progress():
+    with capture_stderr():
+        report_step("captured meanwhile")
+        os.write(2, b"noise of a library")
+        time.sleep(0.3)
+"""
+
+
+def test_the_bar_lives_while_stderr_is_captured() -> None:
+    said = _shown_on_a_terminal(CAPTURED)
+    assert b"captured meanwhile" in said
+    assert b"noise" not in said
 
 
 def test_wall_cpu_and_the_stage_s_own_peak() -> None:

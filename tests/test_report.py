@@ -12,12 +12,14 @@ from edgepipe import api
 from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.cost import Cost
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Evidence, Finding, Limit, Metric, judge, unavailable_metric
+from edgepipe.core.metric import Evidence, Finding, Limit, Metric, Suggestion, judge, unavailable_metric
 from edgepipe.core.outcome import Outcome, Table
 from edgepipe.core.units import Dimension
+from edgepipe.pipeline.run_folders import REPORT_FILE
 from edgepipe.render import markdown, report_schema, report_tables
 from edgepipe.render import terminal as text
-from edgepipe.render.report import REPORT_FILE, SCHEMA, Report, StageReport, load
+from edgepipe.render.report import SCHEMA, Report, StageReport, load
+from edgepipe.render.report_suggestions import build_suggestions
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 SCHEMA_FILE = Path(report_schema.__file__).with_name("report_schema.json")
@@ -103,7 +105,7 @@ def check(name: str, found: str) -> None:
 
 
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:
-    text.show_report(report())
+    text.show_report(report(), full=True)
     check("report.txt", capsys.readouterr().out)
 
 
@@ -189,6 +191,7 @@ def test_the_schema_and_the_reader_refuse_the_same(place: tuple[str | int, ...],
 UNREADABLE = {
     "no report": (None, "{folder}: holds no report.json; give the folder of a run that has ended, or its report.json"),
     "cut off": (b'{"schema": ', "{file}: not JSON: Expecting value: line 1 column 12 (char 11)"),
+    "nested": (b"[" * 100_000, "{file}: not a report: it nests too deep"),
     "a list": (b"[]", "{file}: expected a report of schema 'edgepipe.report/1', found nothing"),
     "another JSON": (b'{"a": 1}', "{file}: expected a report of schema 'edgepipe.report/1', found nothing"),
     "a later version": (
@@ -213,8 +216,13 @@ def test_a_report_that_cannot_be_read(content: bytes | None, message: str, tmp_p
 
 def test_the_command(tmp_path: Path, command: Command) -> None:
     (tmp_path / REPORT_FILE).write_text(report().json())
-    ended = command("report", tmp_path)
+    ended = command("report", tmp_path, "--full")
     assert (ended.code, ended.err) == (0, "")
+    short = command("report", tmp_path).out
+    assert len(short.splitlines()) < len(ended.out.splitlines())
+    assert short.splitlines()[-3:] == [
+        f"all details: edgepipe report {tmp_path} --full", *ended.out.splitlines()[-2:],
+    ]  # fmt: skip
     check("report.txt", ended.out)
     check("report.md", command("report", tmp_path, "--format", "markdown").out)
     assert command("report", tmp_path / REPORT_FILE, "--format", "json").out == report().json()
@@ -239,4 +247,39 @@ def test_a_report_of_an_earlier_version_is_still_read(command: Command) -> None:
     loaded = load(file)
     assert _without_new_keys(json.loads(loaded.json()), earlier) == earlier
     assert loaded.stage("validate").metric("ram", "nucleo-l4r5zi").text() == "1.0 KiB"
-    assert "nucleo-l4r5zi ram <= 64.0 KiB" in command("report", file).out
+    assert "nucleo-l4r5zi ram <= 64.0 KiB" in command("report", file, "--full").out
+
+
+QUALITY = [  # accuracy on the validation split after train, prune and convert; the limit; the suggestion
+    ((0.99, 0.95, 0.94), limit("accuracy", Dimension.FRACTION, 0.98, "min"),
+     "most is lost in 'prune' (99.00 % to 95.00 % on the validation split): a lower sparsity, or more epochs"),
+    ((0.99, 0.985, 0.94), limit("accuracy", Dimension.FRACTION, 0.98, "min"),
+     "most is lost in 'convert' (98.50 % to 94.00 % on the validation split): `quantize` before it trains for 8 bits; "
+     "`scheme: mixed` keeps the most sensitive layers finer"),
+    ((0.95, 0.95, 0.94), limit("accuracy", Dimension.FRACTION, 0.98, "min"),
+     "'train' itself reaches 95.00 % on the validation split: more epochs, a larger model or more data; compression is "
+     "not the cause"),
+    ((0.95, 0.90, 0.90), limit("accuracy_drop", Dimension.FRACTION, 0.01),
+     "most is lost in 'prune' (95.00 % to 90.00 % on the validation split): a lower sparsity, or more epochs"),
+    ((0.99, 0.99, 0.99), limit("accuracy", Dimension.FRACTION, 0.98, "min"), None),  # lost on the test split only
+    ((0.99, 0.95, 0.94), limit("accuracy", Dimension.FRACTION, 0.5, "min"), None),  # met
+    ((0.99, 0.95, 0.94), limit("mae", Dimension.NUMBER, 0.5), None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("qualities", "missed", "text"), QUALITY)
+def test_suggestions_for_quality(qualities: tuple[float, ...], missed: Limit, text: str | None) -> None:
+    validation = {"details": {"split": "validation"}}
+    trained = [
+        stage(name, ArtifactKind.KERAS, Outcome(metrics=(
+            metric("accuracy", value, Dimension.FRACTION, Evidence.MEASURED, **validation),)))
+        for name, value in zip(("train", "prune", "convert"), qualities, strict=True)
+    ]  # fmt: skip
+    tested = (
+        metric("accuracy", qualities[-1] - 0.02, Dimension.FRACTION, Evidence.MEASURED),
+        metric("accuracy_drop", 0.06, Dimension.FRACTION, Evidence.MEASURED),
+        metric("mae", 2.0, Dimension.NUMBER, Evidence.MEASURED),
+    )
+    validated = stage("validate", ArtifactKind.TFLITE, Outcome(verdicts=(judge(missed, list(tested)),)))
+    found = build_suggestions((*trained, validated), None)
+    assert found == (() if text is None else (Suggestion(limit=missed.text(), text=text),))

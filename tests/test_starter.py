@@ -87,6 +87,16 @@ def arrays(tmp_path: Path) -> Path:
     return path
 
 
+VECTOR_MODELS = ("binary", "rebuilt", "number", "lambda", "odd: name #1, yes")
+
+
+def _fitting(arrays: Path, name: str) -> str:
+    """`arrays`, with samples and labels for the model `name`."""
+    if name in VECTOR_MODELS:
+        np.savez(arrays, x=RANDOM.rand(40, 12), y=np.arange(40) % (2 if name == "binary" else 10))
+    return str(arrays)
+
+
 def _written(model: Path | str, out: Path, **options: Any) -> tuple[Any, pipeline.Pipeline, tuple[str, ...]]:
     """The data of the file, the pipeline that `check` makes of it, and the notes."""
     notes = starter.write(str(model), out, **options)
@@ -112,7 +122,11 @@ CASES: dict[str, tuple[Any, list[str]]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_keras_file(models: Path, arrays: Path, tmp_path: Path, name: str) -> None:
-    data, checked, notes = _written(models / f"{name}.keras", tmp_path / "p.yaml", data=str(arrays))
+    if name == "two":
+        with pytest.raises(ConfigError, match=r"one array, and the model takes 2 inputs \(image, vector\)"):
+            _written(models / "two.keras", tmp_path / "p.yaml", data=str(arrays))
+        return
+    data, checked, notes = _written(models / f"{name}.keras", tmp_path / "p.yaml", data=_fitting(arrays, name))
     task, stages = CASES[name]
     assert data.get("task") == task
     assert [step.name for step in checked.steps] == ["model", *stages]
@@ -124,7 +138,7 @@ def test_a_keras_file(models: Path, arrays: Path, tmp_path: Path, name: str) -> 
 
 def test_what_the_file_says_of_a_trained_model(models: Path, arrays: Path, tmp_path: Path) -> None:
     out = tmp_path / "p.yaml"
-    data, _, notes = _written(models / "classes.keras", out, data=str(arrays), device="nucleo-l4r5zi")
+    data, _, notes = _written(models / "classes.keras", out, data=str(arrays), devices=["nucleo-l4r5zi"])
     stages = {name: options for stage in data["stages"] for name, options in stage.items()}
     assert stages["prune"] == {"sparsity": 0.5, "epochs": 10, "decay": "cosine"}
     assert stages["quantize"] == {"epochs": 5, "decay": "cosine"}
@@ -138,11 +152,18 @@ def test_what_the_file_says_of_a_trained_model(models: Path, arrays: Path, tmp_p
     assert "takes 'image' (8, 8, 3)" in out.read_text()
 
 
+def test_every_device_is_in_the_file(models: Path, arrays: Path, tmp_path: Path) -> None:
+    devices = ["nucleo-l4r5zi", "raspberry-pi-4", "ethos-u55-128"]
+    data, _, _ = _written(models / "classes.keras", tmp_path / "p.yaml", data=str(arrays), devices=devices)
+    assert data["stages"][-1]["validate"]["devices"] == devices
+    assert all(f"# {name}: {{" in (tmp_path / "p.yaml").read_text() for name in ("nucleo-l4r5zi", "ethos-u55-128"))
+
+
 @pytest.mark.parametrize("name", ["classes", "number", "binary"])
 @pytest.mark.parametrize("device", ["host", "nucleo-l4r5zi"])
 def test_every_commented_option_may_be_used(models: Path, tmp_path: Path, arrays: Path, name: str, device: str) -> None:
     out = tmp_path / "p.yaml"
-    starter.write(str(models / f"{name}.keras"), out, data=str(arrays), device=device)
+    starter.write(str(models / f"{name}.keras"), out, data=_fitting(arrays, name), devices=[device])
     text, number = re.subn(r"^( +)# ([\w-]+: \S)", r"\1\2", out.read_text(), flags=re.MULTILINE)
     assert number >= 7, "the comments are gone, or no longer look like options"
     out.write_text(text)
@@ -156,8 +177,9 @@ def test_paths_are_relative_to_the_file(
     device.parent.mkdir()
     device.write_text("name: mine\ndescription: a board\ninherit: nucleo-l4r5zi\nsources: [mine]\n")
     monkeypatch.chdir(tmp_path)
+    _fitting(arrays, "number")
     data, checked, _ = _written(
-        models / "number.keras", Path("deep/er/p.yaml"), data="arrays.npz", device="boards/mine.yaml"
+        models / "number.keras", Path("deep/er/p.yaml"), data="arrays.npz", devices=["boards/mine.yaml"]
     )
     assert data["data"]["npz"] == "../../arrays.npz"
     assert checked.steps[-1].stage.model_dump()["devices"] == ("../../boards/mine.yaml",)
@@ -195,7 +217,7 @@ def test_a_saved_model_can_only_be_converted(models: Path, arrays: Path, tmp_pat
 
 def test_code_inside_is_allowed_aloud(models: Path, arrays: Path, tmp_path: Path) -> None:
     out = tmp_path / "p.yaml"
-    data, _, notes = _written(models / "lambda.keras", out, data=str(arrays))
+    data, _, notes = _written(models / "lambda.keras", out, data=_fitting(arrays, "lambda"))
     assert data["model"]["allow_code"] is True
     assert re.search(r"allow_code: true +# it carries code \('lambda(_\d+)?'", out.read_text())
     assert any("carries code" in note and "trust" in note for note in notes)
@@ -226,6 +248,7 @@ def test_a_function(tmp_path: Path, reference: str) -> None:
 
 def test_data_of_each_kind(models: Path, tmp_path: Path) -> None:
     (tmp_path / "photos" / "cat").mkdir(parents=True)
+    (tmp_path / "photos" / "cat" / "a.png").touch()
     (tmp_path / "load.py").write_text("def arrays(): ...\n")
     idx = tmp_path / "idx"
     idx.mkdir()
@@ -334,10 +357,11 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "no such file": ("gone.keras", {}, "gone.keras: no such file or folder; expected a .keras"),
     "subclassed": ("own.keras", {}, "a class of its own.*only its Python code"),
     "no function": ("mine:model", {}, "no module 'mine' beside the pipeline"),
-    "unknown device": ("number.keras", {"device": "nucleo"}, "unknown device 'nucleo'"),
+    "unknown device": ("number.keras", {"devices": ["nucleo"]}, "unknown device 'nucleo'"),
     "data of no kind": ("number.keras", {"data": "x.csv"}, r"x.csv: no such file; expected a .npz"),
+    "data that is not there": ("number.keras", {"data": "x"}, r"x: no such file or folder; expected a .npz"),
     "data is a file of no kind": ("number.keras", {"data": __file__}, "cannot be read as data; expected a .npz"),
-    "no images": ("number.keras", {"data": "."}, "has no subfolder"),
+    "no images": ("number.keras", {"data": "."}, r"holds only files that end in .*; expected a \.npz, \.csv"),
     "damaged data": ("number.keras", {"data": "damaged.npz"}, "damaged.npz: a truncated or damaged .npy or .npz file"),
     "there already": ("number.keras", {"out": "there.yaml"}, "there.yaml: exists already; replace it with --force"),
     "a folder": ("number.keras", {"out": "folder"}, "folder: is a folder; name the file"),

@@ -28,12 +28,12 @@ run pipelines list >/dev/null
 run pipelines copy digits own.yaml
 run check digits own.yaml
 run run digits --cache-dir cache --quiet >report.txt
-tail -n 1 report.txt
+tail -n 3 report.txt
 run run own.yaml --cache-dir cache --quiet --json >report.json
 grep -q '"status": "cached"' report.json
 if grep -q '"status": "ran"' report.json; then
   echo "check_wheel: the second run was not cached" >&2
   exit 1
 fi
-run verify runs/digits/artifacts/4-convert.tflite --device nucleo-l4r5zi --max ram=64KiB --integer-only >/dev/null
+run verify runs/digits/latest/model.tflite --device nucleo-l4r5zi --max ram=64KiB --integer-only >/dev/null
 echo "check_wheel: the wheel runs the demo"

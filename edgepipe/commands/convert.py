@@ -21,6 +21,7 @@ from edgepipe.core.arrays import Array, Arrays, count_samples, map_arrays, take_
 from edgepipe.core.artifact import ArtifactKind, wrap_storage_errors, write_atomically
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Finding, Metric, Record, measured_metric, unavailable_metric
+from edgepipe.core.progress import report_step
 from edgepipe.core.units import Dimension, plural
 from edgepipe.devices import device_metrics
 from edgepipe.devices.runtimes.releases import parse_release
@@ -121,9 +122,11 @@ def convert(
     samples, sample_notes = _read_samples(quantization_request, data, path)
     calibrating, held_out = _hold_back(quantization_request, samples)
     load_tensorflow()
+    report_step(f"reading {path}")
     source_model = open_with_classes(
         path, kind, allow_code=allow_code, custom_objects=custom_objects, input_shapes=input_shapes, signature=signature
     )
+    report_step(f"converting to {scheme}")
     converted_model = convert_model_for(
         source_model.model,
         _keep_float(quantization_request, keep_float_types, keep_float_layers, source_model),
@@ -131,6 +134,7 @@ def convert(
         held_out,
         release,
     )
+    report_step("comparing with the original")
     fidelity_findings, accepted_notes = converted_model.judge_fidelity(allow_low_fidelity)
     with write_atomically(target_path) as temporary_path:  # the file appears once it has been run and compared
         with wrap_storage_errors(str(target_path)):

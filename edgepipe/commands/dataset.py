@@ -11,11 +11,13 @@ from edgepipe.core import config, references
 from edgepipe.core.arrays import Array, Arrays, sole_array
 from edgepipe.core.config import Document, KeyPath
 from edgepipe.core.errors import ConfigError, InputError
+from edgepipe.core.input_files import check_ordinary
 from edgepipe.core.metric import Record
 from edgepipe.data.data_spec import DataSpec, parse
 from edgepipe.data.dataset_loading import MAX_CLASS_LABELS, load
-from edgepipe.data.source_guess import ACCEPTED_SOURCES, guess_source
-from edgepipe.data.splits import FITTING_SPLITS, DatasetSplits, Split
+from edgepipe.data.source_guess import ACCEPTED_SOURCES, guess_options
+from edgepipe.data.split_names import FITTING_SPLITS, Split
+from edgepipe.data.splits import DatasetSplits
 from edgepipe.pipeline.shipped_pipelines import pipeline_file, pipeline_names
 
 MAX_LISTED_NAMES = 16  # channels, or names of missing classes, that are listed one by one
@@ -70,20 +72,22 @@ def describe_dataset(
 
 def _read_description(dataset_reference: str, base: Path) -> tuple[Document, KeyPath, Any, Path, int]:
     """The document, the path and content of its `data:`, the folder that paths are relative to, and the seed."""
-    file = base / dataset_reference
-    if not file.exists() and dataset_reference in pipeline_names():
-        file = pipeline_file(dataset_reference)
-    if file.suffix.lower() in (".yaml", ".yml"):
+    file, is_mapping = base / dataset_reference, dataset_reference.lstrip().startswith("{")
+    if not is_mapping:
+        check_ordinary(file)
+        if not file.exists() and dataset_reference in pipeline_names():
+            file = pipeline_file(dataset_reference)
+    if not is_mapping and file.suffix.lower() in (".yaml", ".yml"):
         document = config.read(file)
         content = document.content
         if isinstance(content, dict) and "data" in content:
             seed = content.get("seed", 0)
             return document, ("data",), content["data"], file.resolve().parent, seed if isinstance(seed, int) else 0
         return document, (), content, file.resolve().parent, 0
-    if file.exists() and not dataset_reference.lstrip().startswith("{"):
-        document = Document(dataset_reference, {"data": {guess_source(file): dataset_reference}})
+    if file.exists() and not is_mapping:
+        document = Document(dataset_reference, {"data": guess_options(file)})
         return document, ("data",), document.content["data"], base, 0
-    if not references.is_reference(dataset_reference) and not dataset_reference.lstrip().startswith("{"):
+    if not references.is_reference(dataset_reference) and not is_mapping:
         raise InputError(
             f"'{dataset_reference[:80]}' is neither a file, a folder, a module:function nor a mapping; give a "
             f"pipeline, {ACCEPTED_SOURCES}, or '{{images: folder}}'"

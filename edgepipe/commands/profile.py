@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from edgepipe.commands.tflite_input import read_tflite
 from edgepipe.core.cache import Cache
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Evidence, Finding, Metric, Record
@@ -16,7 +17,6 @@ from edgepipe.devices.device_metrics import DeviceMetrics
 from edgepipe.devices.device_profile import Device
 from edgepipe.devices.operator_placement import OperatorPlacement
 from edgepipe.devices.runtime_answer import is_installed
-from edgepipe.tflite import reader
 from edgepipe.tflite.model import Model
 
 
@@ -86,7 +86,7 @@ def profile_model(
         device_profile.load(name, folder) for name in dict.fromkeys(devices or device_profile.device_names())
     ]
     _check_names(loaded_devices)
-    model = reader.read(path)
+    model = read_tflite(path)
     seconds_by_method: dict[str, float] = {}
     metrics_of_groups = [
         _gather_metrics(model, group, cache, seconds_by_method, name)

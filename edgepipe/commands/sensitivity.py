@@ -16,6 +16,7 @@ from edgepipe.core.arrays import Array, Arrays, count_samples, take_samples
 from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Record
+from edgepipe.core.progress import report_step
 from edgepipe.core.references import installed_version
 from edgepipe.core.units import plural
 from edgepipe.tflite.model import Model
@@ -76,7 +77,9 @@ def rank_model_layers(
     kind = detect_kind(path)
     if kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT, ArtifactKind.TFLITE):
         raise InputError(f"{path}: is a {kind}; `sensitivity` takes a .keras or .h5 file, or a float .tflite")
+    report_step("reading samples")
     calibration_samples, compared_samples, class_labels, data_notes = _read_samples(data, options.samples, path)
+    report_step(f"reading {path}")
     source_model = open_with_classes(
         path, kind, allow_code=allow_code, custom_objects=custom_objects, input_shapes=options.input_shapes
     )

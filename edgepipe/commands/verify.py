@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from edgepipe.commands.tflite_input import read_tflite
 from edgepipe.core import budget
 from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
@@ -12,6 +13,7 @@ from edgepipe.core.metric import (
     Limit,
     Metric,
     Record,
+    Suggestion,
     Verdict,
     judge,
     judge_all,
@@ -19,10 +21,11 @@ from edgepipe.core.metric import (
 )
 from edgepipe.core.units import Dimension
 from edgepipe.devices import device_metrics, device_profile, estimate_limits
+from edgepipe.devices.limit_suggestions import suggest_for_limit
 from edgepipe.devices.runtime_answer import INSTALLED_TFLM, ask_runtime
 from edgepipe.devices.runtimes.release_check import check_release
 from edgepipe.devices.runtimes.releases import Release, parse_release
-from edgepipe.tflite import integer_check, pruned_zeros, reader
+from edgepipe.tflite import integer_check, pruned_zeros
 from edgepipe.tflite.model import Model
 
 
@@ -34,6 +37,7 @@ class Verification(Record):
     metrics: tuple[Metric, ...]
     findings: tuple[Finding, ...]
     verdicts: tuple[Verdict, ...]
+    suggestions: tuple[Suggestion, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -77,21 +81,28 @@ def verify(
     releases = [parse_release(text) for text in runtimes]
     loaded_devices = [device_profile.load(name, base or Path.cwd()) for name in devices]
     parsed_limits = _parse_limits(list(limits), [device.name for device in loaded_devices])
-    model = reader.read(path)
+    model = read_tflite(path)
     device_results = device_metrics.gather(model, loaded_devices, parsed_limits)
     metrics = [*device_metrics.file_metrics(model), *device_results.metrics]
     if not loaded_devices:
         metrics += _file_metrics(model)
     float_findings = integer_check.check_integer_only(model) if integer_only else []
     zero_findings = _zero_findings(model, zeros_of) if zeros_of is not None else []
+    verdicts = tuple(judge(limit, metrics) for limit in parsed_limits)
     return Verification(
         path=str(path),
         devices=tuple(device.name for device in loaded_devices),
         metrics=tuple(metrics),
         findings=(*float_findings, *zero_findings, *device_results.findings, *_release_findings(releases, model)),
-        verdicts=tuple(judge(limit, metrics) for limit in parsed_limits),
+        verdicts=verdicts,
+        suggestions=_build_suggestions(verdicts, model),
         notes=device_results.notes,
     )
+
+
+def _build_suggestions(verdicts: Iterable[Verdict], model: Model) -> tuple[Suggestion, ...]:
+    texts = ((verdict.limit.text(), suggest_for_limit(verdict, model)) for verdict in verdicts)
+    return tuple(Suggestion(limit=limit, text=text) for limit, text in texts if text)
 
 
 def _release_findings(releases: Collection[Release], model: Model) -> list[Finding]:

@@ -26,6 +26,7 @@ from edgepipe.compress.streaming_export import check_stream, name_stream, sequen
 from edgepipe.core.arrays import Array, Arrays, count_samples
 from edgepipe.core.artifact import wrap_storage_errors
 from edgepipe.core.errors import InputError
+from edgepipe.core.progress import report_step
 from edgepipe.models.float32_rebuild import Float32Model, in_float32
 from edgepipe.models.freeze import FrozenGraph, ModelInput, freeze, freeze_saved_model
 from edgepipe.models.fused_lstm_marker import MARKER_OPERATION
@@ -153,6 +154,7 @@ def float_model(
     With `requires_samples` there must be samples to calibrate on, and recurrent layers take the form `recurrent`. A
     fake-quant model has rounded weights, and the fake-quant of its activations; see `trained_ranges`.
     """
+    report_step("writing the float .tflite")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float.tflite"
         feeds = _write_float_model(model, samples, recurrent if requires_samples else None, path)

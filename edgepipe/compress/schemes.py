@@ -8,6 +8,7 @@ from edgepipe.core.errors import InputError, did_you_mean
 SchemeName = Literal[
     "int8", "int16x8", "mixed", "dynamic", "weight_only_int8", "weight_only_int4", "float16", "float32", "recipe"
 ]
+StatisticsSource = Literal["data_free", "samples"]  # of equalization and bias correction
 InterfaceType = Literal["int8", "uint8", "int16", "float32"]
 CalibrationMethod = Literal["min_max", "moving_average", "percentile", "mse"]
 RecurrentForm = Literal["unrolled", "fused"]  # how calibrated schemes write recurrent layers; fused: LSTM in int8

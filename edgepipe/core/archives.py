@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgepipe.core.errors import InputError
+from edgepipe.core.input_files import check_ordinary
 from edgepipe.core.units import Dimension, show
 
 MAX_EXPANSION = 100  # unpacked bytes for each byte of the file ...
@@ -31,6 +32,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
             absurdly many bytes.
         zipfile.BadZipFile: it is damaged; whoever knows what it should be says so.
     """
+    check_ordinary(path)
     try:
         archive = zipfile.ZipFile(path)
     except OSError as error:
@@ -72,6 +74,7 @@ def gunzip(path: Path) -> bytes:
     Raises:
         InputError: the file cannot be read, is damaged, or unpacks to absurdly many bytes.
     """
+    check_ordinary(path)
     try:
         with path.open("rb") as file:
             if file.read(2) != b"\x1f\x8b":

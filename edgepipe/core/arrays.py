@@ -1,12 +1,14 @@
 """Batches of samples: one array, or one array per named input of a model with several."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-Array = NDArray[Any]
+    Array = NDArray[Any]
+else:
+    Array = Any  # whoever computes with arrays loads numpy; checking a pipeline and a cached run do not
 Arrays = Array | dict[str, Array]  # the first axis counts samples
 
 
@@ -37,4 +39,4 @@ def format_shapes(arrays: Arrays) -> str:
     """The shape of one sample, as a message shows it."""
     if isinstance(arrays, dict):
         return ", ".join(f"{name} {tuple(array.shape[1:])}" for name, array in arrays.items())
-    return str(tuple(np.shape(arrays)[1:]))
+    return str(tuple(arrays.shape[1:]))

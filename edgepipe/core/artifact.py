@@ -24,6 +24,7 @@ from typing import Any
 from edgepipe.core.archives import open_zip
 from edgepipe.core.errors import InputError, StorageError
 from edgepipe.core.hdf5_check import check_hdf5
+from edgepipe.core.input_files import check_ordinary
 
 CHUNK_BYTES = 1 << 20
 QAT_RECIPE_FILE = "recipe.json"
@@ -77,7 +78,7 @@ def text_digest(*texts: str) -> str:
     """SHA-256 of texts, each with its length, so that no two lists of texts share a digest by joining."""
     hasher = hashlib.sha256()
     for text in texts:
-        hasher.update(f"{len(text)}:".encode() + text.encode())
+        hasher.update(f"{len(text)}:{text}".encode(errors="surrogatepass"))  # names of files need not be UTF-8
     return hasher.hexdigest()
 
 
@@ -92,6 +93,7 @@ def content_digest(path: Path) -> str:
     Raises:
         InputError: the file is missing, or is named `.keras` and is damaged.
     """
+    check_ordinary(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if path.is_dir():
@@ -167,15 +169,25 @@ def wrap_disk_full_errors(subject: str) -> Iterator[None]:
 @contextlib.contextmanager
 def write_atomically(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside `target`; it is renamed to `target` if the body succeeds, else removed."""
+    with stage_beside(target) as staging_folder:
+        staging_path = staging_folder / target.name
+        yield staging_path
+        with wrap_storage_errors(str(target)):
+            staging_path.replace(target)
+
+
+@contextlib.contextmanager
+def stage_beside(target: Path) -> Iterator[Path]:
+    """Yield a hidden temporary folder beside `target`, on the same disk; it is removed in the end.
+
+    What killed processes left behind for the same target is removed first.
+    """
     with wrap_storage_errors(str(target)):
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale_staging(target)
         staging_folder = Path(tempfile.mkdtemp(prefix=f"{_staging_prefix(target)}{os.getpid()}.", dir=target.parent))
     try:
-        staging_path = staging_folder / target.name
-        yield staging_path
-        with wrap_storage_errors(str(target)):
-            staging_path.replace(target)
+        yield staging_folder
     finally:
         shutil.rmtree(staging_folder, ignore_errors=True)
 

@@ -84,9 +84,15 @@ class Cache:
     def shared_lock(self) -> Iterator[None]:
         """Block `clear` while a run uses entries; remove partial entries of killed runs.
 
+        Entries in a folder that cannot be written are only read, which is enough for a run that finds all its stages.
+
         Raises:
-            StorageError: the folder cannot be written.
+            StorageError: the folder cannot be written, and holds no entries.
         """
+        if self._is_read_only():
+            with self._read_only_lock():
+                yield
+            return
         with wrap_storage_errors(f"cache {self.root}"):
             self.root.mkdir(parents=True, exist_ok=True)
             lock = (self.root / "lock").open("a")
@@ -96,6 +102,17 @@ class Cache:
             with wrap_storage_errors(f"cache {self.root}"):  # only now: until here `clear` may remove them
                 self.entries_folder.mkdir(exist_ok=True)
                 self.workspace_root.mkdir(exist_ok=True)
+            yield
+
+    def _is_read_only(self) -> bool:
+        paths = (self.root, self.root / "lock", self.entries_folder, self.workspace_root)
+        return self.entries_folder.is_dir() and not all(os.access(p, os.W_OK) for p in paths if p.exists())
+
+    @contextlib.contextmanager
+    def _read_only_lock(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # some file systems that cannot be written have no locks either
+                fcntl.flock(stack.enter_context((self.root / "lock").open()), fcntl.LOCK_SH)
             yield
 
     def _try_remove_leftovers(self, lock: IO[str]) -> None:

@@ -18,14 +18,16 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from edgepipe.core import units
-from edgepipe.core.errors import ConfigError, InputError, Problem, did_you_mean
+from edgepipe.core import input_files, units
+from edgepipe.core.errors import ConfigError, Problem, did_you_mean
 from edgepipe.core.units import Dimension
 
 KeyPath = tuple[str | int, ...]
 JSON_SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
-MAX_NODES = 100_000  # a pipeline has a few hundred; nested aliases reach this quickly
+MAX_CHARACTERS = 2**19  # the longest file of edgepipe's own has about 12,000
+MAX_NODES = 20_000  # a pipeline has a few hundred; nested aliases reach this quickly
 MAX_DEPTH = 50  # a pipeline has about eight; Python's and JSON's own limits are higher
+MAX_SCAN_DEPTH = 4 * MAX_DEPTH  # at which the scanner, whose time grows with the depth, gives up
 
 
 class Options(BaseModel):
@@ -61,8 +63,38 @@ class SourcePosition(NamedTuple):
     column: int
 
 
+class _LimitError(Exception):
+    """More than is read, found while scanning at `mark`."""
+
+    def __init__(self, problem: str, mark: Any) -> None:
+        super().__init__(problem)
+        self.line, self.column = mark.line + 1, mark.column + 1
+
+
 class _Loader(yaml.SafeLoader):
     """The YAML 1.2 core schema: booleans are true and false only, and 1e-3 is a float. Keys may be of any length."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.node_count = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.node_count += 1
+        if self.node_count > MAX_NODES:
+            raise _LimitError(f"more than {MAX_NODES} values", self.get_mark())
+        return super().compose_node(parent, index)
+
+    def fetch_flow_collection_start(self, token_class: Any) -> None:
+        self._check_depth()
+        super().fetch_flow_collection_start(token_class)
+
+    def add_indent(self, column: int) -> bool:
+        self._check_depth()
+        return bool(super().add_indent(column))
+
+    def _check_depth(self) -> None:
+        if self.flow_level + len(self.indents) > MAX_SCAN_DEPTH:
+            raise _LimitError(f"values nested more than {MAX_DEPTH} deep", self.get_mark())
 
     def stale_possible_simple_keys(self) -> None:
         # PyYAML drops keys longer than 1,024 characters, which JSON allows; here only the line counts.
@@ -102,13 +134,14 @@ def _join_surrogates(text: str) -> str:
 
 @dataclass
 class Document:
-    """The content of a file, the position of every key and value, and the problems found so far."""
+    """The text and content of a file, the position of every key and value, and the problems found so far."""
 
     source_name: str
     content: Any = None
     key_positions: dict[KeyPath, SourcePosition] = field(default_factory=dict)
     value_positions: dict[KeyPath, SourcePosition] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    text: str = ""
 
     def add_problem(self, path: KeyPath, message: str, anchor: str = "value") -> None:
         """Add a problem at `path`; with `anchor` "key" it points at the key instead of the value."""
@@ -138,24 +171,29 @@ def read(path: Path | str) -> Document:
     return parse(read_text(Path(path)), str(path))
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, max_bytes: int = 4 * MAX_CHARACTERS) -> str:
     """The UTF-8 text of `path`, or an `InputError` that says why it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return input_files.read_bytes(path, max_bytes).decode("utf-8")
     except UnicodeDecodeError as error:
         valid_bytes = error.object[: error.start]
         line, column = valid_bytes.count(b"\n") + 1, error.start - valid_bytes.rfind(b"\n")
         message = f"not UTF-8 text: found the byte 0x{error.object[error.start]:02x}"
         raise ConfigError([Problem(str(path), line, column, "", message)]) from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def parse(text: str, source_name: str) -> Document:
     """Parse `text` as YAML; `source` is the file name in problems."""
-    document = Document(source_name)
+    document = Document(source_name, text=text)
+    if len(text) > MAX_CHARACTERS:
+        message = f"{len(text):,} characters; at most {MAX_CHARACTERS:,} are read"
+        document.problems.append(Problem(source_name, 1, 1, "", message))
+        return document
     try:
         node = yaml.compose(text, _Loader)
+    except _LimitError as error:
+        document.problems.append(Problem(source_name, error.line, error.column, "", str(error)))
+        return document
     except yaml.MarkedYAMLError as error:
         is_unclosed = "end of stream" in str(error.problem)  # then it helps to know where it was opened
         mark = (error.context_mark if is_unclosed else None) or error.problem_mark

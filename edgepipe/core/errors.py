@@ -30,7 +30,7 @@ class EdgepipeError(Exception):
     @property
     def lines(self) -> tuple[str, ...]:
         """The message by lines; a line break inside one is part of a name."""
-        return (str(self),)
+        return (_shorten(str(self)),)
 
 
 class InputError(EdgepipeError):
@@ -68,13 +68,19 @@ class Problem(NamedTuple):
 
 
 MAX_LINES = 40  # of one message: a screenful
+MAX_LINE = 3000  # characters; what is wrong is at its beginning, the remedy at its end
 MAX_NAMES = 100  # that a message lists
 MAX_NAME = 200  # characters of each
 MAX_COMPARED = 10_000  # names among which the nearest is looked for
 
 
 def _limit(lines: tuple[str, ...]) -> tuple[str, ...]:
-    return lines if len(lines) <= MAX_LINES else (*lines[:MAX_LINES], f"... and {len(lines) - MAX_LINES:,} more")
+    shown_lines = tuple(map(_shorten, lines[:MAX_LINES]))
+    return shown_lines if len(lines) <= MAX_LINES else (*shown_lines, f"... and {len(lines) - MAX_LINES:,} more")
+
+
+def _shorten(line: str) -> str:
+    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE // 2]} .. {line[-MAX_LINE // 2 :]}"
 
 
 class ConfigError(InputError):

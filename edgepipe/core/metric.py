@@ -154,6 +154,13 @@ class Verdict(Record):
         return Judgement.MET if self.met else Judgement.UNKNOWN if self.unknown else Judgement.NOT_MET
 
 
+class Suggestion(Record):
+    """What may meet a limit that is not met: computed from facts, tried by nobody."""
+
+    limit: str = Field(description="the limit, as the budget shows it")
+    text: str
+
+
 def judge(limit: Limit, metrics: list[Metric]) -> Verdict:
     """Check `limit` with the metric of its name and device; without a value it is unknown, and met only if optional."""
     metric = next((m for m in metrics if m.name == limit.metric and m.device == limit.device), None)

@@ -1,6 +1,7 @@
 """Headers of NumPy arrays in files of unknown origin: a declared shape is believed only if the file is that large."""
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import numpy as np
 
 from edgepipe.core.archives import open_zip
 from edgepipe.core.errors import InputError
+from edgepipe.core.input_files import check_ordinary
 
 ARRAY_SUFFIX = ".npy"
 NPY_MAGIC, ZIP_MAGIC = b"\x93NUMPY", b"PK"
@@ -64,6 +66,7 @@ def check_npy_or_npz(path: Path) -> None:
         InputError: it claims more bytes than it holds.
         OSError: it cannot be read.
     """
+    check_ordinary(path)
     with path.open("rb") as stream:
         magic = stream.read(len(NPY_MAGIC))
     if magic == NPY_MAGIC:
@@ -84,7 +87,10 @@ def read_header(title: str, stream: IO[bytes], stored_bytes: int) -> ArrayHeader
 
     is_version_1 = npy.read_magic(stream) == (1, 0)  # type: ignore[no-untyped-call, unused-ignore]
     parse = npy.read_array_header_1_0 if is_version_1 else npy.read_array_header_2_0
-    shape, _, dtype = parse(stream)  # type: ignore[no-untyped-call, unused-ignore]
+    try:
+        shape, _, dtype = parse(stream)  # type: ignore[no-untyped-call, unused-ignore]
+    except (tokenize.TokenError, SyntaxError, TypeError, RecursionError, MemoryError):  # it parses a Python literal
+        raise ValueError("its header is not one of NumPy") from None
     array_bytes = math.prod(shape) * dtype.itemsize
     if not dtype.hasobject and array_bytes > stored_bytes:  # objects are refused by whoever reads the array
         raise InputError(

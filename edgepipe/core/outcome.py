@@ -13,6 +13,13 @@ class Table(Record):
     rows: tuple[tuple[str | int | float, ...], ...]
 
 
+class EpochRecord(Record):
+    """What an epoch of training ended with."""
+
+    epoch: int = Field(description="from 1; a stage that trains in rounds begins again")
+    values: dict[str, float] = Field(description="by name with its split, such as `train loss`, `validation accuracy`")
+
+
 class Outcome(Record):
     """What a stage reports besides its artifact."""
 
@@ -21,3 +28,4 @@ class Outcome(Record):
     notes: tuple[str, ...] = Field(default=(), description="what was skipped, left alone or fell back, and why")
     verdicts: tuple[Verdict, ...] = ()
     tables: tuple[Table, ...] = ()
+    learning_curve: tuple[EpochRecord, ...] = Field(default=(), description="every epoch that the stage trained")

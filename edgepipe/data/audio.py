@@ -11,12 +11,13 @@ import numpy as np
 from edgepipe.core.archives import check_expansion
 from edgepipe.core.arrays import Array, sole_array
 from edgepipe.core.errors import InputError, ListedError
+from edgepipe.core.progress import count_steps
 from edgepipe.core.units import plural
 from edgepipe.data import class_folders, speech
 from edgepipe.data.data_spec import SoundSpec, SpokenDigitsSpec
 from edgepipe.data.raw_samples import RawDataset, RawSplit
 from edgepipe.data.sound_features import SoundFeatures, import_librosa
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 
 AUDIO_ENDINGS = frozenset({".wav", ".flac", ".ogg", ".mp3"})
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz, of a recording
@@ -172,7 +173,7 @@ def read_noises(root: Path, rate: int) -> tuple[Array, ...]:
         problem = "holds no recording" if root.is_dir() else "no such folder"
         raise InputError(f"augment: noise: {root}: {problem} (endings: {', '.join(sorted(AUDIO_ENDINGS))})")
     noise_waves, corrupt_files = [], []
-    for path in paths:
+    for path in count_steps(paths, f"reading {root}"):
         try:
             noise_waves.append(_read_noise(path, rate))
         except _CorruptRecording as reason:

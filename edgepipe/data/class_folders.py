@@ -4,8 +4,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from edgepipe.core.errors import InputError, did_you_mean
+from edgepipe.core.input_files import check_ordinary
+from edgepipe.core.progress import count_steps
 from edgepipe.core.units import plural
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 
 MAX_LISTED = 20  # file names that a message lists; the rest are counted
 _SPLIT_BY_FOLDER_NAME = {
@@ -22,6 +24,7 @@ def find_split_folders(root: Path) -> dict[Split, Path]:
     Raises:
         InputError: no such folder, two validation folders, or no train/ beside the others.
     """
+    check_ordinary(root)
     if not root.is_dir():
         raise InputError(f"{root}: {'a file; a folder was expected' if root.exists() else 'no such folder'}")
     if not (root / "train").is_dir():
@@ -131,8 +134,10 @@ def iterate_labelled_files(
     folder: Path, ordered_classes: tuple[str, ...], endings: frozenset[str]
 ) -> Iterator[tuple[Path, int]]:
     """Each file with its label, the index of its class in `names`."""
-    for label, name in enumerate(ordered_classes):
-        yield from ((path, label) for path in find_files(folder / name, endings))
+    labelled_files = [
+        (path, label) for label, name in enumerate(ordered_classes) for path in find_files(folder / name, endings)
+    ]
+    yield from count_steps(labelled_files, f"reading {folder}")
 
 
 def skipped_file_notes(root: Path, corrupt_files: list[str], sample_kind: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 from edgepipe.core import references
 from edgepipe.core.config import Document, KeyPath, Options, describe_value, validate
 from edgepipe.core.errors import InputError, ToolError, did_you_mean
+from edgepipe.core.input_files import check_ordinary
 from edgepipe.data import idx, speech, table_format
 from edgepipe.data.augmentation_options import Augment, Seconds
 
@@ -352,15 +353,20 @@ def _check_source(document: Document, path: KeyPath, spec: DataSpec, base_folder
             speech.find_espeak()
         elif isinstance(spec, (CsvSpec, ParquetSpec)):
             _check_table_path(source_path(spec, base_folder))
-        elif not source_path(spec, base_folder).exists():
-            raise InputError(
-                f"no such {'file' if isinstance(spec, NpzSpec) else 'folder'}: {source_path(spec, base_folder)}"
-            )
+        else:
+            _check_path(source_path(spec, base_folder), "file" if isinstance(spec, NpzSpec) else "folder")
     except (InputError, ToolError) as error:
         document.add_problem(path, str(error))
 
 
+def _check_path(path: Path, kind: str) -> None:
+    check_ordinary(path)
+    if not path.exists():
+        raise InputError(f"no such {kind}: {path}")
+
+
 def _check_table_path(root: Path) -> None:
+    check_ordinary(root)
     if not root.exists() and not (root.parent.is_dir() and any(root.parent.glob(root.name))):
         raise InputError(f"no such file, folder or pattern: {root}")
 
@@ -411,6 +417,7 @@ def find_table_files(root: Path, spec: TableSpec) -> list[Path]:
         InputError: there are none.
     """
     endings = (".parquet",) if isinstance(spec, ParquetSpec) else (".csv", ".tsv", ".txt")
+    check_ordinary(root)
     if root.is_file():
         return [root]
     if root.is_dir():

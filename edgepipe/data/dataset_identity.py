@@ -8,6 +8,8 @@ from edgepipe.core import module_sources, references
 from edgepipe.core.artifact import list_files, text_digest
 from edgepipe.core.errors import InputError
 from edgepipe.core.file_memo import FileMemo
+from edgepipe.core.input_files import check_ordinary
+from edgepipe.core.progress import count_steps
 from edgepipe.data import idx, speech
 from edgepipe.data.data_spec import (
     CsvSpec,
@@ -88,11 +90,13 @@ def _source_path_by_name(spec: DataSpec, base_folder: Path) -> dict[str, Path]:
 
 
 def _content_digest(path: Path, memo: FileMemo) -> str:
+    check_ordinary(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if path.is_file():
         return memo.digest_of(path)
-    name_digest_pairs = ((file.relative_to(path).as_posix(), memo.digest_of(file)) for file in list_files(path))
+    files = count_steps(list_files(path), f"looking for changes in {path}")
+    name_digest_pairs = ((file.relative_to(path).as_posix(), memo.digest_of(file)) for file in files)
     return text_digest(*(text for pair in name_digest_pairs for text in pair))
 
 

@@ -26,7 +26,8 @@ from edgepipe.data.data_spec import (
 )
 from edgepipe.data.preprocessing_constants import build_preprocessing
 from edgepipe.data.raw_samples import RawDataset, RawSplit, check_dataset, count_split_samples, to_raw_split
-from edgepipe.data.splits import DatasetSplits, Split, SplitData, draw_splits
+from edgepipe.data.split_names import Split
+from edgepipe.data.splits import DatasetSplits, SplitData, draw_splits
 from edgepipe.data.standardization import Scaling
 from edgepipe.data.waveforms import TrainingWaveforms
 

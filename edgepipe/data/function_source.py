@@ -12,7 +12,7 @@ from edgepipe.core import references
 from edgepipe.core.errors import EdgepipeError, InputError
 from edgepipe.data.data_spec import FunctionSpec
 from edgepipe.data.raw_samples import RawDataset, to_raw_split
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 
 
 def read(spec: FunctionSpec, base_folder: Path) -> RawDataset:

@@ -7,7 +7,7 @@ import numpy as np
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.core.units import plural
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 
 MAX_LISTED = 10  # group names that a message lists
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgepipe.core.archives import gunzip
 from edgepipe.core.errors import InputError
+from edgepipe.core.input_files import check_ordinary
 from edgepipe.core.units import plural
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def find_files(folder: Path) -> dict[str, tuple[Path, Path]]:
     Raises:
         InputError: no such folder, or some of the four files are missing; the message names all.
     """
+    check_ordinary(folder)
     if not folder.is_dir():
         raise InputError(f"no such folder: {folder}")
     missing_names = _missing_file_names(folder)

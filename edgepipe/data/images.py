@@ -13,7 +13,7 @@ from edgepipe.core.units import plural
 from edgepipe.data import class_folders
 from edgepipe.data.data_spec import ImagesSpec
 from edgepipe.data.raw_samples import RawDataset, RawSplit
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 
 IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
 

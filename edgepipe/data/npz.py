@@ -8,10 +8,11 @@ from typing import Any
 
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError, did_you_mean
+from edgepipe.core.input_files import check_ordinary
 from edgepipe.core.npy_headers import open_npz
 from edgepipe.data.data_spec import NpzSpec
 from edgepipe.data.raw_samples import RawDataset, RawSplit, to_group_names
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 
 SPLIT_BY_SUFFIX = {"train": Split.TRAIN, "validation": Split.VALIDATION, "val": Split.VALIDATION, "test": Split.TEST}
 
@@ -39,6 +40,7 @@ def read(path: Path, spec: NpzSpec) -> RawDataset:
 
 
 def _open_archive(path: Path) -> AbstractContextManager[Any]:
+    check_ordinary(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if not zipfile.is_zipfile(path):

@@ -5,7 +5,7 @@ import numpy as np
 from edgepipe.data.data_spec import DataSpec, FashionSpec, IdxSpec, ImagesSpec, Rescale, SoundSpec, TableSpec
 from edgepipe.data.raw_samples import RawDataset
 from edgepipe.data.sound_features import SoundFeatures
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 from edgepipe.data.standardization import Scaling
 from edgepipe.tflite.metadata import Pixels, Preprocessing, Sound, Standardization, Windows
 

@@ -10,7 +10,7 @@ from edgepipe.core.arrays import Array, Arrays, count_samples
 from edgepipe.core.errors import InputError
 from edgepipe.core.units import plural
 from edgepipe.data.sound_features import SoundFeatures
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 FLOAT32_MAX_EXACT_INTEGER = 2**24  # float32 represents every integer up to this one

@@ -21,7 +21,7 @@ from edgepipe.data.data_spec import (
     noise_folder,
     source_path,
 )
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 from edgepipe.data.table_format import find_time_columns, preview_table
 
 Shape = tuple[int | None, ...]

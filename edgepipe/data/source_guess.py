@@ -1,6 +1,7 @@
 """Which source of `data:` reads a file or a folder that a user names: by its content, without reading a sample."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -8,7 +9,9 @@ from edgepipe.core.errors import InputError
 from edgepipe.core.units import plural
 from edgepipe.data import idx
 from edgepipe.data.audio import AUDIO_ENDINGS
+from edgepipe.data.data_spec import CsvSpec, find_table_files
 from edgepipe.data.images import IMAGE_ENDINGS
+from edgepipe.data.table_format import find_label_column, preview_table
 
 SourceKind = Literal["npz", "images", "audio", "csv", "parquet", "idx"]
 ACCEPTED_SOURCES = (
@@ -41,6 +44,22 @@ def guess_source(path: Path) -> SourceKind:
         problem = "cannot be read as data" if path.exists() else "no such file or folder"
         raise InputError(f"{path}: {problem}; expected {ACCEPTED_SOURCES}")
     return kind
+
+
+def guess_options(path: Path) -> dict[str, str]:
+    """The source that reads `path` with its options: of text tables, the column that is named like a label.
+
+    Raises:
+        InputError: as `guess_source`.
+    """
+    kind = guess_source(path)
+    label = find_label_column(preview_columns(path)) if kind == "csv" and path.exists() else None
+    return {kind: str(path), **({"label": label} if label is not None else {})}
+
+
+def preview_columns(path: Path) -> Mapping[str, Sequence[str]]:
+    """The first rows of a text table, or of the first one in a folder, by column."""
+    return preview_table(find_table_files(path, CsvSpec(csv=str(path)))[0]).columns
 
 
 def _guess_folder(folder: Path) -> SourceKind:

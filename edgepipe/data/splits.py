@@ -6,7 +6,6 @@ draw depends on the seed, the number of samples and the labels alone, not on whi
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import final
 
 import numpy as np
@@ -15,19 +14,9 @@ from edgepipe.core.arrays import Array, Arrays, count_samples, take_samples
 from edgepipe.core.errors import EdgepipeError, ExitCode, InputError
 from edgepipe.core.units import plural
 from edgepipe.data.augmentation_options import Augment
+from edgepipe.data.split_names import Split
 from edgepipe.data.waveforms import TrainingWaveforms
 from edgepipe.tflite.metadata import Preprocessing
-
-
-class Split(StrEnum):
-    """What a sample is used for."""
-
-    TRAIN = "train"
-    VALIDATION = "validation"
-    TEST = "test"
-
-
-FITTING_SPLITS = frozenset({Split.TRAIN, Split.VALIDATION})  # available to every stage before `validate`
 
 
 class WithheldSplitError(EdgepipeError):

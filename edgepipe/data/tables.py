@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,12 @@ import numpy as np
 
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError, ListedError, ToolError, did_you_mean
+from edgepipe.core.progress import count_steps
 from edgepipe.core.units import plural
 from edgepipe.data.class_folders import MAX_LISTED, format_listing
 from edgepipe.data.data_spec import CsvSpec, TableSpec, find_table_files, find_unread_files
 from edgepipe.data.raw_samples import FLOAT32_MAX, RawDataset, RawSplit
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 from edgepipe.data.table_format import (
     PREVIEW_ROWS,
     TableFormat,
@@ -24,6 +26,9 @@ from edgepipe.data.table_format import (
     find_time_columns,
     preview_table,
 )
+
+MAX_COLUMNS = 4096
+MAX_HEADER_BYTES = 2**20
 
 
 class _CorruptTable(Exception):  # noqa: N818 - a reason, caught here
@@ -56,7 +61,7 @@ def read(root: Path, spec: TableSpec) -> RawDataset:
     """
     _import_pandas()
     paths, table_samples, corrupt_files = find_table_files(root, spec), _TableSamples(), []
-    for path in paths:
+    for path in count_steps(paths, f"reading {root}"):
         try:
             _read_file(path, root, spec, table_samples)
         except _CorruptTable as reason:
@@ -144,12 +149,17 @@ def _read_table(path: Path, spec: TableSpec) -> tuple[Any, TablePreview]:
         raise _CorruptTable(" ".join(str(error).split())[:200] or type(error).__name__) from None
     if len(table) == 0:
         raise _CorruptTable("holds no rows")
+    if len(table.columns) > MAX_COLUMNS:
+        raise _CorruptTable(f"has {len(table.columns):,} columns; at most {MAX_COLUMNS:,} are read")
     return table, preview
 
 
 def _read_csv(path: Path, spec: CsvSpec) -> tuple[Any, TablePreview]:
     pandas = _import_pandas()
+    _check_first_line(path)
     preview = preview_table(path, spec.separator, spec.decimal, spec.header)
+    if len(preview.columns) > MAX_COLUMNS:
+        raise _CorruptTable(f"begins with a line of {len(preview.columns):,} columns; at most {MAX_COLUMNS:,} are read")
     layout = preview.format
     options: dict[str, Any] = {"sep": layout.separator, "decimal": layout.decimal, "skipinitialspace": True}
     if layout.has_header:
@@ -157,6 +167,12 @@ def _read_csv(path: Path, spec: CsvSpec) -> tuple[Any, TablePreview]:
         return pandas.read_csv(path, **options), preview
     _check_no_header_is_needed(path, spec, list(preview.columns))
     return pandas.read_csv(path, header=None, names=list(preview.columns), **options), preview
+
+
+def _check_first_line(path: Path) -> None:
+    with path.open("rb") as stream:
+        if len(stream.readline(MAX_HEADER_BYTES)) == MAX_HEADER_BYTES:
+            raise _CorruptTable(f"begins with a line of over 1 MiB of columns; at most {MAX_COLUMNS:,} are read")
 
 
 def _read_parquet(path: Path) -> tuple[Any, TablePreview]:
@@ -173,9 +189,10 @@ def _check_header(path: Path, options: dict[str, Any]) -> None:
     """Check what pandas accepts silently: it renames duplicate columns."""
     header = _import_pandas().read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, **options)
     column_names = [str(name) for name in header.iloc[0]]
-    repeated_names = sorted({name for name in column_names if column_names.count(name) > 1})
+    name_counts = Counter(column_names)
+    repeated_names = sorted(name for name, count in name_counts.items() if count > 1)
     if repeated_names:
-        raise _CorruptTable(f"{column_names.count(repeated_names[0])} columns are named '{repeated_names[0]}'")
+        raise _CorruptTable(f"{name_counts[repeated_names[0]]} columns are named '{repeated_names[0]}'")
 
 
 def _check_no_header_is_needed(path: Path, spec: CsvSpec, column_names: list[str]) -> None:

@@ -7,7 +7,6 @@ import math
 import zlib
 from typing import Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgepipe.core.arrays import Array
@@ -84,6 +83,8 @@ class EncodedArray(_Part):
         Raises:
             ValueError: damaged, or of another size than it says.
         """
+        import numpy as np
+
         size = math.prod(self.shape) * np.dtype(self.dtype).itemsize
         if min(self.shape, default=1) < 0 or size > MAX_ARRAY_BYTES:
             raise ValueError(f"an output of shape {self.shape}")

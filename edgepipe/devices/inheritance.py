@@ -14,6 +14,7 @@ from edgepipe.devices.metric_basis import BasisByMetric
 INHERIT_KEY = "inherit"
 ABSTRACT_KEY = "abstract"
 PARENT_FOLDERS = ("systems", "runtimes", "fits")  # subfolders of profiles that exist only to be inherited
+MAX_PROFILES = 100  # that one may inherit, those of its parents included; the shipped ones inherit up to five
 _OWN_KEYS = ("name", "description", citations.SOURCES_KEY, ABSTRACT_KEY, INHERIT_KEY)  # never inherited
 _ATOMIC_KEYS = (("latency",), ("ram",), ("flash",))  # replaced as a whole: halves of two methods do not make one
 
@@ -43,7 +44,7 @@ def resolve_profile(file: Path, folders: tuple[Path, ...]) -> ResolvedProfile:
     `sources` of the document maps each field with a source to that source. Problems (not YAML, an unknown parent, a
     cycle) are recorded in the document; only an unreadable file raises.
     """
-    profile = _resolve_with_parents(file, folders, ())
+    profile = _resolve_with_parents(file, folders, (), [])
     if isinstance(profile.document.content, dict):
         profile.document.content = {
             **profile.document.content,
@@ -52,8 +53,11 @@ def resolve_profile(file: Path, folders: tuple[Path, ...]) -> ResolvedProfile:
     return profile
 
 
-def _resolve_with_parents(file: Path, folders: tuple[Path, ...], child_paths: tuple[Path, ...]) -> ResolvedProfile:
+def _resolve_with_parents(
+    file: Path, folders: tuple[Path, ...], child_paths: tuple[Path, ...], read_paths: list[Path]
+) -> ResolvedProfile:
     document = _read_document(file)
+    read_paths.append(file)
     if document.problems:
         return ResolvedProfile(document)
     if not isinstance(document.content, dict):
@@ -66,7 +70,11 @@ def _resolve_with_parents(file: Path, folders: tuple[Path, ...], child_paths: tu
     inheritance_chain = (*child_paths, file)
     profile = ResolvedProfile(Document(document.source_name, {}))
     for parent_path in _parent_paths(document, file, folders, inheritance_chain):
-        profile = _overlay_profile(profile, _resolve_with_parents(parent_path, folders, inheritance_chain))
+        if len(read_paths) >= MAX_PROFILES:
+            document.add_problem((INHERIT_KEY,), f"inherits more than {MAX_PROFILES} profiles")
+            break
+        parent_profile = _resolve_with_parents(parent_path, folders, inheritance_chain, read_paths)
+        profile = _overlay_profile(profile, parent_profile)
     return _apply_own_document(profile, document)
 
 
@@ -93,6 +101,9 @@ def _parent_paths(
 ) -> list[Path]:
     """The files that the profile inherits; later ones override earlier ones."""
     parent_names = document.content.get(INHERIT_KEY, [])
+    if isinstance(parent_names, list) and len(parent_names) > MAX_PROFILES:
+        document.add_problem((INHERIT_KEY,), f"names {len(parent_names):,} profiles; at most {MAX_PROFILES} are read")
+        return []
     if isinstance(parent_names, str):
         parent_paths = [
             _find_parent(document, (INHERIT_KEY,), parent_names, (file.parent, *folders), inheritance_chain)
@@ -173,32 +184,36 @@ def _merge_documents(parent_document: Document, child_document: Document) -> Doc
         dict(parent_document.key_positions),
         dict(parent_document.value_positions),
     )
-    for key in _OWN_KEYS:
-        _forget_positions(document, (key,))
+    replaced_paths: set[KeyPath] = {(key,) for key in _OWN_KEYS}
     parent_data = {key: content for key, content in parent_document.content.items() if key not in _OWN_KEYS}
     child_data = {key: content for key, content in child_document.content.items() if key != INHERIT_KEY}
-    document.content = _overlay_data(document, (), parent_data, child_data)
+    document.content = _overlay_data((), parent_data, child_data, replaced_paths)
+    _forget_positions(document, replaced_paths)
     document.key_positions |= child_document.key_positions
     document.value_positions |= child_document.value_positions
     return document
 
 
-def _overlay_data(document: Document, path: KeyPath, parent_data: Any, child_data: Any) -> Any:
+def _overlay_data(path: KeyPath, parent_data: Any, child_data: Any, replaced_paths: set[KeyPath]) -> Any:
     if not isinstance(parent_data, dict) or not isinstance(child_data, dict) or path in _ATOMIC_KEYS:
-        _forget_positions(document, path)  # the child replaces everything below this path
+        replaced_paths.add(path)  # the child replaces everything below it
         return child_data
     merged_data = dict(parent_data)
     for key, content in child_data.items():
         merged_data[key] = (
-            _overlay_data(document, (*path, key), parent_data[key], content) if key in parent_data else content
+            _overlay_data((*path, key), parent_data[key], content, replaced_paths) if key in parent_data else content
         )
     return merged_data
 
 
-def _forget_positions(document: Document, path: KeyPath) -> None:
+def _forget_positions(document: Document, replaced_paths: set[KeyPath]) -> None:
     for position_by_path in (document.key_positions, document.value_positions):
-        for nested_path in [key_path for key_path in position_by_path if key_path[: len(path)] == path]:
-            del position_by_path[nested_path]
+        for key_path in [path for path in position_by_path if _is_below(path, replaced_paths)]:
+            del position_by_path[key_path]
+
+
+def _is_below(path: KeyPath, upper_paths: set[KeyPath]) -> bool:
+    return any(path[:depth] in upper_paths for depth in range(len(path) + 1))
 
 
 def is_abstract(file: Path) -> bool:

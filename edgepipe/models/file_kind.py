@@ -23,6 +23,7 @@ from edgepipe.core.artifact import (
 )
 from edgepipe.core.errors import InputError
 from edgepipe.core.hdf5_check import check_hdf5
+from edgepipe.core.input_files import check_ordinary
 
 EXPECTED_FORMATS = "a .keras or .h5 model, a .tflite model, or a SavedModel folder"
 MAX_CONFIG_DEPTH = 200  # of lists and objects; a model nested in a model adds about six
@@ -43,6 +44,7 @@ def detect_kind(path: Path) -> ArtifactKind:
     Raises:
         InputError: the file is missing or damaged, its suffix does not match its content, or it is not a model.
     """
+    check_ordinary(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; expected {EXPECTED_FORMATS}")
     if path.is_dir():

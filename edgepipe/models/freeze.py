@@ -5,7 +5,8 @@ exporting a SavedModel of every Keras wrapper.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def freeze_calls(
         InputError: the graph writes to variables, or a layer has a name that TensorFlow refuses.
     """
     _check_layer_names(model)
-    with without_recurrent_dropout(model):
+    with _scope_named(model), without_recurrent_dropout(model):
         function = _trace(infer, inputs)
     _check_variables(function)
     return _freeze_function(function)
@@ -96,6 +97,19 @@ def _check_layer_names(model: AnyKerasModel) -> None:
             f"TensorFlow refuses the layer name '{refused_names[0]}': it must start with a letter, a digit or a dot, "
             "and hold only these and _ - / > \\; rename the layer (an output gets any name as the key of a dictionary)"
         )
+
+
+@contextmanager
+def _scope_named(model: AnyKerasModel) -> Iterator[None]:
+    """Give a Keras 3 model, whose own name nothing refers to, one that TensorFlow takes while it is traced."""
+    name = model.name
+    if isinstance(model, keras.Model) and not _SCOPE_NAME.fullmatch(name):
+        model.name = "model"
+    try:
+        yield
+    finally:
+        if model.name != name:
+            model.name = name
 
 
 def model_inputs(model: AnyKerasModel) -> tuple[ModelInput, ...]:

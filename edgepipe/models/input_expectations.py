@@ -12,14 +12,24 @@ from edgepipe.models.file_kind import detect_kind
 from edgepipe.models.first_layer_statistics import estimate_training_statistics
 from edgepipe.models.leading_operators import LeadingOperators, find_leading_operators
 from edgepipe.models.saved_model_graph import read_saved_model_expectations
-from edgepipe.tflite.input_expectation import InputExpectation, affine_expectation, read_tflite_expectations
+from edgepipe.tflite.input_expectation import (
+    InputExpectation,
+    affine_expectation,
+    read_tflite_expectations,
+    span_expectation,
+)
 from edgepipe.tflite.reader import read
 
 _KERAS_KINDS = (ArtifactKind.KERAS, ArtifactKind.FLOAT)
 
 
-def read_expectations(path: Path) -> tuple[InputExpectation, ...]:
-    """What is known of the inputs of the model at `path`; nothing for an input that no layer tells of."""
+def read_expectations(path: Path, trained_range: tuple[float, float] | None = None) -> tuple[InputExpectation, ...]:
+    """What is known of the inputs of the model at `path`; nothing for an input that no layer tells of.
+
+    `trained_range`, if the user states it, is that of its only input, whatever the layers say.
+    """
+    if trained_range is not None:
+        return (span_expectation("", "was trained, as `trained_range` says,", trained_range),)
     kind = detect_kind(path)
     if kind is ArtifactKind.TFLITE:
         return read_tflite_expectations(read(path))

@@ -3,6 +3,7 @@
 import sys
 
 from edgepipe.core.errors import ToolError
+from edgepipe.core.progress import report_step
 from edgepipe.models.native_stderr import capture_stderr
 
 
@@ -14,6 +15,7 @@ def load_tensorflow() -> None:
     """
     if "tensorflow" in sys.modules:
         return
+    report_step("loading TensorFlow")
     with capture_stderr() as read_stderr:
         try:
             import keras

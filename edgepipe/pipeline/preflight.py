@@ -141,7 +141,7 @@ def _preprocessing_findings(pipeline: Pipeline) -> list[Finding]:
     from edgepipe.tflite.input_expectation import PREPROCESSING_RULE
 
     present = present_choice(data, pipeline.base_folder)
-    expectations = read_expectations(pipeline.base_folder / source.path)
+    expectations = read_expectations(pipeline.base_folder / source.path, source.trained_range)
     if present is None or len(expectations) != 1 or expectations[0].fits(present[0].low, present[0].high):
         return []
     choice = choose_rescale(expectations[0], present[1])

@@ -1,6 +1,7 @@
 """Runs a pipeline: a step runs only if something that determines its result has changed since it was cached.
 
-The flow is `run` below: for each step compute the cache key, then take the cached result or run the stage.
+The flow is `run` below: for each step compute the cache key, then take the cached result or run the stage. `prepare`
+comes before it and reads only what the run depends on.
 """
 
 import platform
@@ -8,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ from edgepipe.core.errors import InputError
 from edgepipe.core.file_memo import MEMO_FILE, FileMemo, active_memo
 from edgepipe.core.metric import Finding
 from edgepipe.core.module_sources import SourceScan
-from edgepipe.core.outcome import Outcome
-from edgepipe.core.progress import Progress
+from edgepipe.core.outcome import EpochRecord, Outcome
+from edgepipe.core.progress import EpochRecorder, Progress
 from edgepipe.models.startup import load_tensorflow
 from edgepipe.pipeline.quality_gate import find_quality_problems, unjudged_notes
+from edgepipe.pipeline.run_inputs import describe_definition
+from edgepipe.pipeline.run_record import RunDefinition
 from edgepipe.pipeline.schema import Pipeline, Step
 from edgepipe.stages import registry
 from edgepipe.stages.context import StageContext
@@ -45,6 +49,9 @@ class Run:
     pipeline: Pipeline
     cache: Cache
     progress: Progress
+    started: datetime
+    data_identity: dict[str, Any] | None = field(init=False)
+    definition: RunDefinition = field(init=False)
     step_results: list[StepResult] = field(default_factory=list)
     shown_notes: set[str] = field(default_factory=set)
     _loaded_splits: dict[frozenset[Any], Any] = field(default_factory=dict)
@@ -71,25 +78,40 @@ class Run:
         return {step_result.step.name: step_result.stored_artifact.artifact for step_result in self.step_results}
 
 
-def run(pipeline: Pipeline, cache: Cache, progress: Progress) -> Run:
-    """Run all steps of `pipeline` and return their results.
+def prepare(pipeline: Pipeline, cache: Cache, progress: Progress, command: tuple[str, ...] = ()) -> Run:
+    """A run of `pipeline` that has not begun: the digests of what it reads are known.
+
+    Args:
+        pipeline: to run.
+        cache: of results, and of the digests of files.
+        progress: informed as stages run.
+        command: the command line, for the report; empty for a run from Python.
+
+    Raises:
+        InputError: a file is missing.
+    """
+    pipeline_run = Run(pipeline, cache, progress, datetime.now(UTC))
+    with pipeline_run.file_look_up():
+        pipeline_run.data_identity = _data_identity(pipeline)
+        pipeline_run.definition = describe_definition(pipeline, pipeline_run.data_identity, command)
+    return pipeline_run
+
+
+def run(pipeline_run: Run) -> None:
+    """Run all steps of a prepared run; their results are then in it.
 
     Raises:
         EdgepipeError: bad input, a full disk, a missing tool. Finished steps stay in the cache, and the next run
             continues from there.
     """
-    pipeline_run = Run(pipeline, cache, progress)
-    with cache.shared_lock():
-        with pipeline_run.file_look_up():
-            data_identity = _data_identity(pipeline)
+    with pipeline_run.cache.shared_lock():
         previous_key = ""
-        for number, step in enumerate(pipeline.steps, 1):
+        for number, step in enumerate(pipeline_run.pipeline.steps, 1):
             interrupts.check()
             with pipeline_run.file_look_up():
-                previous_key = _cache_key(pipeline_run, step, previous_key, data_identity)
+                previous_key = _cache_key(pipeline_run, step, previous_key)
             pipeline_run.step_results.append(_run_step(pipeline_run, step, previous_key, number))
     _judge_quality(pipeline_run)
-    return pipeline_run
 
 
 def _judge_quality(pipeline_run: Run) -> None:
@@ -137,11 +159,13 @@ def _execute_step(pipeline_run: Run, step: Step, key: str) -> StoredArtifact:
         load_tensorflow()
     with pipeline_run.cache.workspace() as folder:
         with _refuse_exit(), _user_classes(pipeline_run, step):
-            context = _build_context(pipeline_run, step, input_artifact, folder)
+            recorder = EpochRecorder(pipeline_run.progress)
+            context = _build_context(pipeline_run, step, input_artifact, folder, recorder)
             notes = _data_notes(pipeline_run, context)
             with cost.measure_cost() as meter, wrap_disk_full_errors(f"stage '{step.name}'"), _float32_policy(step):
                 output_artifact, outcome = step.stage.run(context)
-        outcome = outcome.model_copy(update={"notes": (*notes, *outcome.notes)})
+        learning_curve = tuple(EpochRecord(epoch=epoch, values=values) for epoch, values in recorder.epochs)
+        outcome = outcome.model_copy(update={"notes": (*notes, *outcome.notes), "learning_curve": learning_curve})
         if not output_artifact.path.is_relative_to(folder):
             output_artifact = _copy_into(output_artifact, folder)
         interrupts.check()
@@ -166,7 +190,7 @@ def _user_classes(pipeline_run: Run, step: Step) -> Iterator[None]:
 @contextmanager
 def _float32_policy(step: Step) -> Iterator[None]:
     """While the stage runs, layers are built in float32, whatever policy the user's modules set when imported."""
-    if "keras" not in step.stage.tools:
+    if "keras" not in step.stage.tools or not step.stage.uses_tensorflow:
         yield
         return
     from edgepipe.models.float32_rebuild import float32_by_default
@@ -218,7 +242,9 @@ def _copy_into(artifact: Artifact, folder: Path) -> Artifact:
     return Artifact(artifact.kind, target_path, artifact.digest)
 
 
-def _build_context(pipeline_run: Run, step: Step, artifact: Artifact | None, folder: Path) -> StageContext:
+def _build_context(
+    pipeline_run: Run, step: Step, artifact: Artifact | None, folder: Path, progress: Progress
+) -> StageContext:
     pipeline = pipeline_run.pipeline
     return StageContext(
         stage_name=step.name,
@@ -226,7 +252,7 @@ def _build_context(pipeline_run: Run, step: Step, artifact: Artifact | None, fol
         output_folder=folder,
         seed=_step_seed(pipeline, step),
         base_folder=pipeline.base_folder,
-        progress=pipeline_run.progress,
+        progress=progress,
         pipeline=step.pipeline,
         splits=_load_splits(pipeline_run, step),
         task_if_any=_load_task(pipeline_run),
@@ -277,7 +303,7 @@ def _data_identity(pipeline: Pipeline) -> dict[str, Any] | None:
     return compute_identity(pipeline.data, pipeline.base_folder, active_memo())
 
 
-def _cache_key(pipeline_run: Run, step: Step, previous_key: str, data_identity: dict[str, Any] | None) -> str:
+def _cache_key(pipeline_run: Run, step: Step, previous_key: str) -> str:
     """The digest of everything that determines the result of `step`."""
     pipeline, stage = pipeline_run.pipeline, step.stage
     uses_data = bool(stage.splits)
@@ -290,7 +316,7 @@ def _cache_key(pipeline_run: Run, step: Step, previous_key: str, data_identity: 
             "input": pipeline_run.step_results[-1].stored_artifact.artifact.digest
             if pipeline_run.step_results
             else None,
-            "data": data_identity if uses_data else None,
+            "data": pipeline_run.data_identity if uses_data else None,
             "task": _task_identity(pipeline) if uses_data else None,
             "seed": _step_seed(pipeline, step),
             "split_seed": pipeline.seed if uses_data else None,

@@ -13,7 +13,7 @@ from edgepipe.core.errors import ConfigError, InputError, Problem, did_you_mean
 from edgepipe.data.data_spec import DataSpec
 from edgepipe.data.data_spec import parse as parse_data
 from edgepipe.pipeline.data_fit import check_data_fit
-from edgepipe.pipeline.settings import PIPELINE_KEYS, Settings, apply_settings, default_name, entry_name
+from edgepipe.pipeline.settings import PIPELINE_KEYS, Settings, apply_settings, default_name, entry_name, list_settings
 from edgepipe.pipeline.shipped_pipelines import pipeline_file
 from edgepipe.stages import registry
 from edgepipe.stages.base import Stage
@@ -24,6 +24,7 @@ from edgepipe.stages.teacher_models import TEACHER_KINDS
 from edgepipe.tasks.task_spec import TaskSpec, parse_task
 
 REQUIRED_KEYS = ("name", "model", "stages")
+MAX_STAGES = 1000
 SOURCE_NAME = "model"
 SOURCE_STAGE = StageSource(SOURCE_NAME, "edgepipe.stages.model_source:Source", "edgepipe")
 MAPPING_NAME = "the pipeline mapping"
@@ -55,7 +56,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A checked pipeline. The first of `steps` is the model source, named `model`."""
+    """A checked pipeline. The first of `steps` is the model source, named `model`.
+
+    `text` is the YAML as written, `settings` the overrides of it, and `content` what both say together.
+    """
 
     name: str
     description: str
@@ -66,6 +70,9 @@ class Pipeline:
     data: DataSpec | None
     task: TaskSpec | None
     steps: tuple[Step, ...]
+    text: str
+    settings: tuple[str, ...]
+    content: Mapping[str, Any]
     allow_chance: bool = False  # quality at chance, or far below the model's before compression, is only noted
 
 
@@ -80,13 +87,31 @@ def load(pipeline: Path | str | Mapping[str, Any], settings: Settings = ()) -> P
         InputError: the file cannot be read, or a mapping holds values that YAML has no form for.
     """
     if isinstance(pipeline, Mapping):
-        file, base_folder, document = Path(MAPPING_NAME), Path.cwd(), _mapping_document(pipeline)
-    else:
-        file = pipeline_file(pipeline)
-        base_folder, document = file.resolve().parent, config.read(file)
+        return _parse_document(_mapping_document(pipeline), Path(MAPPING_NAME), Path.cwd(), settings)
+    file = pipeline_file(pipeline)
+    return _parse_document(config.read(file), file, file.resolve().parent, settings)
+
+
+def load_text(text: str, file: Path, base_folder: Path, settings: Settings = ()) -> Pipeline:
+    """Check the text of a pipeline, as a report stores it.
+
+    Args:
+        text: YAML.
+        file: the name of the pipeline in problems and reports.
+        base_folder: the folder that paths and modules start from.
+        settings: options that override those of the text.
+
+    Raises:
+        ConfigError: all problems of the text.
+    """
+    return _parse_document(config.parse(text, str(file)), file, base_folder, settings)
+
+
+def _parse_document(document: Document, file: Path, base_folder: Path, settings: Settings) -> Pipeline:
+    settings = list_settings(settings)
     if isinstance(document.content, dict):
         apply_settings(document, settings)
-    checked_pipeline = _PipelineParser(document, file, base_folder).parse_pipeline()
+    checked_pipeline = _PipelineParser(document, file, base_folder, settings).parse_pipeline()
     document.raise_problems()
     if checked_pipeline is None:
         raise ConfigError([Problem(str(file), 1, 1, "", "not a pipeline")])
@@ -115,8 +140,9 @@ def _path_text(raw_value: Any) -> str:
 class _PipelineParser:
     """Reads one document; problems gather in it."""
 
-    def __init__(self, document: Document, file: Path, base_folder: Path) -> None:
+    def __init__(self, document: Document, file: Path, base_folder: Path, settings: tuple[str, ...]) -> None:
         self.document = document
+        self.settings = settings
         self.file = file
         self.base_folder = base_folder
         self.steps: list[Step] = []
@@ -160,6 +186,9 @@ class _PipelineParser:
             data=self.data,
             task=self.task,
             steps=tuple(self.steps),
+            text=self.document.text,
+            settings=self.settings,
+            content=content,
             allow_chance=content.get("allow_chance", False),
         )
 
@@ -203,6 +232,9 @@ class _PipelineParser:
     def _parse_stages(self, stage_entries: Any, source: Source | None) -> None:
         if not isinstance(stage_entries, list) or not stage_entries:
             self.document.add_problem(("stages",), f"must be a list of stages; found {describe_value(stage_entries)}")
+            return
+        if len(stage_entries) > MAX_STAGES:
+            self.document.add_problem(("stages",), f"{len(stage_entries):,} stages; at most {MAX_STAGES:,} are read")
             return
         kind = source.kind(self.base_folder) if source is not None else None
         if source is not None:

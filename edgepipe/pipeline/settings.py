@@ -13,14 +13,19 @@ PIPELINE_KEYS = ("name", "description", "model", "data", "task", "seed", "allow_
 Settings = Mapping[str, object] | Iterable[str]
 
 
-def apply_settings(document: Document, settings: Settings) -> None:
-    """Override options of `document`: `{"stages.prune.sparsity": 0.8}` or `["stages.prune.sparsity=0.8"]`.
+def list_settings(settings: Settings) -> tuple[str, ...]:
+    """Settings as `--set` takes them: `{"stages.prune.sparsity": 0.8}` becomes `stages.prune.sparsity=0.8`."""
+    if isinstance(settings, Mapping):
+        return tuple(f"{path}={json.dumps(option)}" for path, option in settings.items())  # JSON is YAML
+    return tuple(settings)
+
+
+def apply_settings(document: Document, settings: Iterable[str]) -> None:
+    """Override options of `document`, each as `stages.prune.sparsity=0.8`.
 
     Raises:
         InputError: a setting that is not of this form, or names a stage or an option that does not exist.
     """
-    if isinstance(settings, Mapping):
-        settings = [f"{path}={json.dumps(option)}" for path, option in settings.items()]  # JSON is YAML
     for setting in settings:
         _apply_setting(document, setting)
 
@@ -72,7 +77,7 @@ def _stage_path(document: Document, option_path: tuple[str, ...], source: str) -
 def entry_name(entry: Any) -> str:
     """The name of an entry of `stages:`: its `as`, else its default name."""
     if not isinstance(entry, dict) or not entry:
-        return str(entry)
+        return default_name(str(entry))
     stage_type, options = next(iter(entry.items()))
     name = options.get("as") if isinstance(options, dict) else None
     return name if isinstance(name, str) else default_name(str(stage_type))

@@ -2,18 +2,25 @@
 
 from edgepipe.core.escape import escape_markdown, escape_markdown_cell, escape_markdown_paragraph, markdown_code
 from edgepipe.render import report_tables
+from edgepipe.render.next_step import size_text
 from edgepipe.render.report import Report
 from edgepipe.render.report_tables import TextTable
 
 
 def render(report: Report) -> str:
     """The text of `report.md`."""
-    sections = [f"# {escape_markdown(report.name)}", escape_markdown_paragraph(report.description), _run_line(report)]
+    sections = [f"# {escape_markdown(report.name)}", f"**{escape_markdown(report_tables.verdict_line(report))}**"]
+    sections += [_model_line(report), escape_markdown_paragraph(report.description), _run_line(report)]
     sections += [_format_table(table) for table in report_tables.tables(report)]
     notes = report_tables.stage_notes(report)
     sections += ["## Notes\n\n" + "\n".join(f"- {escape_markdown_paragraph(note)}" for note in notes)] if notes else []
-    sections += [f"**{escape_markdown(report_tables.verdict_line(report))}**", _versions_line(report)]
+    sections += [_versions_line(report)]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _model_line(report: Report) -> str:
+    """The file to deploy, which is beside the report."""
+    return f"Model to deploy: {markdown_code(report.model)}{size_text(report)}." if report.model is not None else ""
 
 
 def _run_line(report: Report) -> str:

@@ -3,20 +3,23 @@
 from edgepipe.commands.profile import DeviceProfileResult, ModelProfile, OperatorProfile
 from edgepipe.core import units
 from edgepipe.core.escape import json_text
-from edgepipe.core.metric import Judgement, Metric
 from edgepipe.core.units import Dimension
+from edgepipe.render.device_overview import DeviceOverview, compact_table, overview_table
 from edgepipe.render.report_tables import TextTable, findings_tables, provenance_text
 
 EXPECTED_PROCESSORS = ("NPU", "CPU")  # operators here are listed only if they have a reason
-METRIC_NAMES = ("latency", "ram", "flash")
-UNIT_SCALES_BY_DIMENSION = {
-    Dimension.SECONDS: ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")),
-    Dimension.BYTES: ((2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")),
-}
 
 
-def tables(model_profile: ModelProfile, every_operator: bool) -> list[TextTable]:
-    """An overview of the devices, the evidence of their numbers, and their operators: all, or those with a problem."""
+def tables(model_profile: ModelProfile, every_operator: bool, full: bool = True) -> list[TextTable]:
+    """An overview of the devices, the evidence of their numbers, their operators and the rules that are broken.
+
+    Args:
+        model_profile: to show.
+        every_operator: list all operators, not only those with a problem.
+        full: more than the overview, which has one line a device.
+    """
+    if not full:
+        return [compact_table(model_profile.path, _device_overviews(model_profile))]
     operator_tables = [_operators_table(device, every_operator) for device in model_profile.devices]
     finding_tables = [table for device in model_profile.devices for table in _findings_tables(device)]
     all_tables = [_overview_table(model_profile), _evidence_table(model_profile), *operator_tables, *finding_tables]
@@ -24,57 +27,11 @@ def tables(model_profile: ModelProfile, every_operator: bool) -> list[TextTable]
 
 
 def _overview_table(model_profile: ModelProfile) -> TextTable:
-    rows = tuple(
-        (
-            device_result.device,
-            *(_metric_text(device_result, name) for name in METRIC_NAMES),
-            _placement_text(device_result),
-            _broken_rules_text(device_result),
-        )
-        for device_result in model_profile.devices
-    )
-    return TextTable(
-        model_profile.path, ("device", *METRIC_NAMES, "operators", "runs there"), rows, frozenset({1, 2, 3})
-    )
+    return overview_table(model_profile.path, _device_overviews(model_profile))
 
 
-def _metric_text(device_result: DeviceProfileResult, name: str) -> str:
-    metric = _find_metric(device_result, name)
-    return f"{_format_metric(metric)} {metric.evidence}" if metric.value is not None else "unavailable"
-
-
-def _format_metric(metric: Metric) -> str:
-    """The value with three digits, and its interval in the same unit: `988 ms (733-1330)`."""
-    value = metric.value or 0.0
-    unit_factor, unit_name = next(
-        ((f, u) for f, u in UNIT_SCALES_BY_DIMENSION[metric.unit] if value >= f),
-        UNIT_SCALES_BY_DIMENSION[metric.unit][-1],
-    )
-    interval_text = (
-        f" ({'-'.join(_format_digits(bound / unit_factor) for bound in metric.interval)})" if metric.interval else ""
-    )
-    return f"{_format_digits(value / unit_factor)} {unit_name}{interval_text}"
-
-
-def _format_digits(number: float) -> str:
-    return f"{number:.3g}" if number < 100 else f"{float(f'{number:.3g}'):.0f}"
-
-
-def _find_metric(device_result: DeviceProfileResult, name: str) -> Metric:
-    return next(metric for metric in device_result.metrics if metric.name == name)
-
-
-def _placement_text(device_result: DeviceProfileResult) -> str:
-    return ", ".join(f"{count} {processor}" for processor, count in device_result.operator_counts.items())
-
-
-def _broken_rules_text(device_result: DeviceProfileResult) -> str:
-    """`yes`, or the broken rules, each once; `unknown` before those that nothing here can check."""
-    rule_texts = [
-        f"unknown: {finding.rule}" if finding.judgement is Judgement.UNKNOWN else finding.rule
-        for finding in device_result.findings
-    ]
-    return ", ".join(dict.fromkeys(rule_texts)) or "yes"
+def _device_overviews(model_profile: ModelProfile) -> list[DeviceOverview]:
+    return [DeviceOverview(d.device, d.metrics, d.findings, d.operator_counts) for d in model_profile.devices]
 
 
 def _evidence_table(model_profile: ModelProfile) -> TextTable:

@@ -1,15 +1,17 @@
 """Tables of plain text, and those of a report: the same for the terminal and for Markdown."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from edgepipe.core import units
-from edgepipe.core.metric import Finding, Judgement, Metric, Verdict
+from edgepipe.core.metric import Finding, Judgement, Metric, Suggestion, Verdict
 from edgepipe.core.outcome import Table
 from edgepipe.core.units import Dimension
 from edgepipe.render.report import Report, StageReport
 
+MAX_SHOWN_EPOCHS = 12
 COUNT_METRIC_NAMES = ("parameters", "nonzero_parameters", "sparsity", "size")
 COLUMN_TITLE_BY_METRIC = {"nonzero_parameters": "non-zero"}
 
@@ -29,9 +31,11 @@ def tables(report: Report) -> list[TextTable]:
     all_tables = [
         _stages_table(report),
         *_outcome_tables(report),
+        *(_learning_curve_table(stage) for stage in report.stages),
         _quality_table(report),
         _devices_table(report),
-        _budget_table(report),
+        budget_table("Budget", report.verdicts),
+        suggestions_table(report.suggestions),
         *findings_tables(report.findings),
     ]
     return [table for table in all_tables if table.rows]
@@ -68,7 +72,7 @@ def _describe_rules(report: Report) -> str:
 
 
 def _stages_table(report: Report) -> TextTable:
-    quality_names = _quality_names(report)
+    quality_names = validation_quality_names(report)
     quality_columns = [f"{name}, validation split" for name in quality_names]
     count_columns = [COLUMN_TITLE_BY_METRIC.get(name, name) for name in COUNT_METRIC_NAMES]
     columns = ("stage", "status", *quality_columns, *count_columns, "wall", "CPU", "peak memory")
@@ -76,7 +80,8 @@ def _stages_table(report: Report) -> TextTable:
     return TextTable("Stages", columns, rows, frozenset(range(2, len(columns))))
 
 
-def _quality_names(report: Report) -> list[str]:
+def validation_quality_names(report: Report) -> list[str]:
+    """The quality metrics that stages measured on the validation split."""
     quality_names = [
         m.name for stage in report.stages for m in stage.outcome.metrics if m.details.get("split") == "validation"
     ]
@@ -85,7 +90,7 @@ def _quality_names(report: Report) -> list[str]:
 
 def _stage_row(stage: StageReport, quality_names: list[str]) -> tuple[str, ...]:
     quality_texts = [
-        next((m.text() for m in stage.outcome.metrics if _is_validation_metric(m, name)), "") for name in quality_names
+        next((m.text() for m in stage.outcome.metrics if is_validation_metric(m, name)), "") for name in quality_names
     ]
     count_texts = [metric.text() if (metric := stage.metric(name)) else "" for name in COUNT_METRIC_NAMES]
     peak_memory = stage.cost.peak_memory
@@ -101,7 +106,8 @@ def _stage_row(stage: StageReport, quality_names: list[str]) -> tuple[str, ...]:
     )
 
 
-def _is_validation_metric(metric: Metric, name: str) -> bool:
+def is_validation_metric(metric: Metric, name: str) -> bool:
+    """Whether `metric` is `name` on the validation split."""
     return metric.name == name and metric.details.get("split") == "validation"
 
 
@@ -113,6 +119,21 @@ def _outcome_tables(report: Report) -> list[TextTable]:
             right_aligned = frozenset(index for index in range(len(table.columns)) if _is_numeric(table, index))
             text_tables.append(TextTable(f"{stage.name}: {table.title}", table.columns, rows, right_aligned))
     return text_tables
+
+
+def _learning_curve_table(stage: StageReport) -> TextTable:
+    """Loss and quality by epoch: all epochs of a short training, else some of them and always the last."""
+    records = stage.outcome.learning_curve
+    stride = math.ceil(len(records) / MAX_SHOWN_EPOCHS) or 1
+    shown_records = [record for index, record in enumerate(reversed(records)) if index % stride == 0][::-1]
+    names = list(dict.fromkeys(name for record in records for name in record.values))
+    rows = tuple(
+        (str(record.epoch), *(f"{record.values[name]:.4f}" if name in record.values else "" for name in names))
+        for record in shown_records
+    )
+    count_text = "" if stride == 1 else f", {len(rows)} of {len(records)} epochs"
+    columns = ("epoch", *names)
+    return TextTable(f"{stage.name}: learning curve{count_text}", columns, rows, frozenset(range(len(columns))))
 
 
 def _is_numeric(table: Table, column: int) -> bool:
@@ -161,14 +182,21 @@ def _age_text(iso_time: str) -> str:
     return "just now"
 
 
-def _budget_table(report: Report) -> TextTable:
+def budget_table(title: str, verdicts: Iterable[Verdict]) -> TextTable:
+    """Limits, the values they were checked with, and the verdicts."""
     rows = []
-    for verdict in report.verdicts:
+    for verdict in verdicts:
         metric = verdict.metric
         value_text = metric.text() if metric else "not measured"
         evidence_text = str(metric.evidence) if metric else ""
         rows.append((verdict.limit.text(), value_text, evidence_text, judgement_text(verdict), verdict.reason))
-    return TextTable("Budget", ("limit", "value", "evidence", "verdict", "reason"), tuple(rows), frozenset({1}))
+    return TextTable(title, ("limit", "value", "evidence", "verdict", "reason"), tuple(rows), frozenset({1}))
+
+
+def suggestions_table(suggestions: Iterable[Suggestion]) -> TextTable:
+    """What may meet limits that are not met."""
+    rows = tuple((suggestion.limit, suggestion.text) for suggestion in suggestions)
+    return TextTable("Suggestions, computed and not tried", ("limit", "what may meet it"), rows)
 
 
 def metrics_table(title: str, metrics: Iterable[Metric]) -> TextTable:

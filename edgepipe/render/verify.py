@@ -3,7 +3,7 @@
 from edgepipe.commands.verify import Verification
 from edgepipe.core.escape import json_text
 from edgepipe.core.metric import Verdict
-from edgepipe.render.report_tables import TextTable, findings_tables, judgement_text, metrics_table
+from edgepipe.render.report_tables import TextTable, findings_tables, judgement_text, metrics_table, suggestions_table
 
 SCHEMA = "edgepipe.verify/1"
 
@@ -14,6 +14,7 @@ def tables(verification: Verification) -> list[TextTable]:
     all_tables = [
         metrics_table(verification.path, verification.metrics),
         TextTable("Budget", ("limit", "value", "verdict", "reason"), budget_rows, frozenset({1})),
+        suggestions_table(verification.suggestions),
         *findings_tables(verification.findings),
     ]
     return [table for table in all_tables if table.rows]

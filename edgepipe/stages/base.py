@@ -8,7 +8,7 @@ from edgepipe.core.artifact import Artifact, ArtifactKind
 from edgepipe.core.config import Document, KeyPath, Options
 from edgepipe.core.outcome import Outcome
 from edgepipe.data.data_spec import RegularExpression as RegularExpression
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 from edgepipe.stages.context import PipelineInfo, StageContext
 
 

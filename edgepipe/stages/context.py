@@ -3,15 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgepipe.core.artifact import Artifact
 from edgepipe.core.cache import Cache
 from edgepipe.core.errors import InputError
 from edgepipe.core.outcome import Outcome
 from edgepipe.core.progress import Progress
-from edgepipe.data.splits import DatasetSplits
-from edgepipe.tasks.quality import Task
 from edgepipe.tasks.task_spec import TaskSpec
+
+if TYPE_CHECKING:  # both need numpy, which a cached run does not load
+    from edgepipe.data.splits import DatasetSplits
+    from edgepipe.tasks.quality import Task
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class StageContext:
     base_folder: Path
     progress: Progress
     pipeline: PipelineInfo
-    splits: DatasetSplits | None = None
-    task_if_any: Task | None = None
+    splits: "DatasetSplits | None" = None
+    task_if_any: "Task | None" = None
     allow_code: bool = False
     earlier_artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     earlier_outcomes: Mapping[str, Outcome] = field(default_factory=dict)
@@ -63,14 +66,14 @@ class StageContext:
         return self.input_artifact
 
     @property
-    def data(self) -> DatasetSplits:
+    def data(self) -> "DatasetSplits":
         """The data splits this stage asked for."""
         if self.splits is None:
             raise InputError(f"stage '{self.stage_name}' needs data, and the pipeline has no `data:`")
         return self.splits
 
     @property
-    def task(self) -> Task:
+    def task(self) -> "Task":
         """The task that the model is trained and evaluated for."""
         if self.task_if_any is None:
             raise InputError(f"stage '{self.stage_name}' needs a task, and the pipeline has no `task:`")

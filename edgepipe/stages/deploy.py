@@ -12,7 +12,7 @@ from edgepipe.core.errors import ConfigError, InputError
 from edgepipe.core.metric import Finding, Judgement, Limit, judge_all
 from edgepipe.core.outcome import Outcome
 from edgepipe.core.units import Dimension
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 from edgepipe.deploy import board_check
 from edgepipe.deploy.target_url import parse_url
 from edgepipe.devices.device_profile import Device

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from edgepipe.core.artifact import Artifact, ArtifactKind
 from edgepipe.core.outcome import Outcome
-from edgepipe.data.splits import FITTING_SPLITS
+from edgepipe.data.split_names import FITTING_SPLITS
 from edgepipe.stages import model_io, model_metrics
 from edgepipe.stages.base import Stage
 from edgepipe.stages.context import StageContext

@@ -8,10 +8,10 @@ from edgepipe.core.metric import Evidence, Metric, exact_metric
 from edgepipe.core.references import installed_version
 from edgepipe.core.units import Dimension
 from edgepipe.stages.context import StageContext
-from edgepipe.tasks.chance import ChanceComparison, compare_with_chance
-from edgepipe.tasks.quality import Task, compute_quality
 
 if TYPE_CHECKING:
+    from edgepipe.tasks.chance import ChanceComparison
+    from edgepipe.tasks.quality import Task
     from edgepipe.training.training_setup import LabelledSamples
 
 
@@ -31,7 +31,7 @@ def parameter_metrics(model: Any, artifact: Artifact) -> list[Metric]:
 
 
 def measure_outputs(
-    outputs: Arrays, task: Task, samples: "LabelledSamples", split_name: str, *, is_logits: bool, runtime_text: str
+    outputs: Arrays, task: "Task", samples: "LabelledSamples", split_name: str, *, is_logits: bool, runtime_text: str
 ) -> list[Metric]:
     """Every quality metric of `task`; the primary one says in its details what chance would give.
 
@@ -43,6 +43,9 @@ def measure_outputs(
         is_logits: whether class outputs are not yet probabilities.
         runtime_text: what ran the model, with its version.
     """
+    from edgepipe.tasks.chance import compare_with_chance
+    from edgepipe.tasks.quality import compute_quality
+
     value_by_metric = compute_quality(task, samples.x, samples.y, outputs, is_logits=is_logits)
     sample_count = count_samples(samples.x)
     details: dict[str, float | int | str] = {"split": split_name, "samples": sample_count}
@@ -60,7 +63,7 @@ def measure_outputs(
     ]
 
 
-def _chance_details(chance: ChanceComparison | None) -> dict[str, float | int | str]:
+def _chance_details(chance: "ChanceComparison | None") -> dict[str, float | int | str]:
     if chance is None:
         return {}
     return {
@@ -88,7 +91,7 @@ def keras_runtime_text(artifact: Artifact) -> str:
 
 
 def keras_quality(
-    model: Any, task: Task, samples: "LabelledSamples", split_name: str, runtime_text: str
+    model: Any, task: "Task", samples: "LabelledSamples", split_name: str, runtime_text: str
 ) -> list[Metric]:
     """Every quality metric of `task` for a Keras model; arguments as of `measure_outputs`."""
     from edgepipe.training.loss_and_optimizer import gives_logits

@@ -13,7 +13,7 @@ from edgepipe.core.errors import EdgepipeError, InputError
 from edgepipe.core.file_memo import active_memo
 from edgepipe.core.metric import Finding, Metric, unavailable_metric
 from edgepipe.core.outcome import Outcome
-from edgepipe.data.splits import FITTING_SPLITS, SplitData
+from edgepipe.data.split_names import FITTING_SPLITS
 from edgepipe.models.dtype_policies import check_not_quantized, describe_float_policies
 from edgepipe.models.file_kind import detect_kind, find_code_layers, read_config
 from edgepipe.models.input_shapes import parse_input_shapes
@@ -23,6 +23,7 @@ from edgepipe.stages.base import Stage
 from edgepipe.stages.context import PipelineInfo, StageContext
 
 if TYPE_CHECKING:
+    from edgepipe.data.splits import SplitData
     from edgepipe.stages.preprocessing_check import QualityMeasurement
 
 _DESCRIBED_KINDS = (ArtifactKind.KERAS, ArtifactKind.FLOAT)  # whose file describes their layers
@@ -45,6 +46,9 @@ class Source(Stage):
     input_shape: str | None = Field(
         default=None,
         description="sizes of open input dimensions: `224x224x3`, or `name=224x224x3, ..` for several inputs",
+    )
+    trained_range: tuple[float, float] | None = Field(
+        default=None, description="values that the model was trained on, as [0, 1]; null: as its first layers tell"
     )
     allow_code: bool = Field(default=False, description="load models that carry code: Lambda layers, SavedModels")
 
@@ -80,7 +84,7 @@ class Source(Stage):
         A model that computes in other floats is stored rebuilt in float32: all later stages work on that.
         """
         artifact, notes = self._copy_file(context) if self.path is not None else self._build_model(context)
-        outcome = _judge_model(artifact, context)
+        outcome = _judge_model(artifact, context, self.trained_range)
         return artifact, outcome.model_copy(update={"notes": (*notes, *outcome.notes)})
 
     def _copy_file(self, context: StageContext) -> tuple[Artifact, tuple[str, ...]]:
@@ -184,8 +188,9 @@ def _code_layers(path: Path, has_custom_objects: bool) -> tuple[str, ...]:
     return describe_model(path).code_layers
 
 
-def _judge_model(artifact: Artifact, context: StageContext) -> Outcome:
+def _judge_model(artifact: Artifact, context: StageContext, trained_range: tuple[float, float] | None) -> Outcome:
     """Quality and counts of the model as it came, and whether the data reach it as it expects them."""
+    from edgepipe.models.input_expectations import read_expectations
     from edgepipe.stages.preprocessing_check import check_preprocessing
 
     measure, counts = _quality_measurement(artifact, context)
@@ -195,7 +200,9 @@ def _judge_model(artifact: Artifact, context: StageContext) -> Outcome:
     notes: list[str] = []
     if context.splits is not None:
         is_measured = any(metric.value is not None for metric in quality)
-        findings, notes = check_preprocessing(artifact.path, context.splits, measure if is_measured else None)
+        findings, notes = check_preprocessing(
+            read_expectations(artifact.path, trained_range), context.splits, measure if is_measured else None
+        )
     return Outcome(metrics=(*quality, *counts), findings=tuple(findings), notes=tuple(notes))
 
 
@@ -232,7 +239,7 @@ def _tflite_measurement(artifact: Artifact, context: StageContext) -> "QualityMe
     from edgepipe.stages.tflite_quality import measure_quality
     from edgepipe.tflite.interpreter import Runtime, check_runs
 
-    def measure(samples: SplitData) -> list[Metric]:
+    def measure(samples: "SplitData") -> list[Metric]:
         check_runs(artifact.path, Runtime.XNNPACK)
         return measure_quality(artifact.path, context.task, samples, "validation", Runtime.XNNPACK)
 

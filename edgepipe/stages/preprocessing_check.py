@@ -5,9 +5,8 @@ samples gives a clearly better quality.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -16,14 +15,13 @@ from edgepipe.core.errors import EdgepipeError
 from edgepipe.core.metric import Finding, Metric
 from edgepipe.data.splits import DatasetSplits, SplitData
 from edgepipe.data.standardization import Scaling
-from edgepipe.models.input_expectations import read_expectations
 from edgepipe.tasks.chance_level import is_above_chance, skill_of
 from edgepipe.tflite.input_expectation import PREPROCESSING_RULE, InputExpectation
 from edgepipe.tflite.metadata import Preprocessing
 
 MIN_GAIN = 0.10  # of a share, or of the error of predicting the mean
 _MIN_Z = 3.5  # standard errors: several alternatives are tried
-_MAX_SAMPLES = 500
+_MAX_SAMPLES = 200  # for each alternative
 _TORCH_MEAN, _TORCH_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (103.939, 116.779, 123.68)  # of blue, green and red
 QualityMeasurement = Callable[[SplitData], list[Metric]]
@@ -44,18 +42,18 @@ class _Trial:
 
 
 def check_preprocessing(
-    path: Path, splits: DatasetSplits, measure: QualityMeasurement | None
+    expectations: Sequence[InputExpectation], splits: DatasetSplits, measure: QualityMeasurement | None
 ) -> tuple[list[Finding], list[str]]:
     """The finding that the data do not reach the model as it expects them, or notes on what speaks for that.
 
     Args:
-        path: the model.
+        expectations: what is known of the model's inputs.
         splits: the data; models with several inputs are not judged.
         measure: gives the quality metrics of the model for samples; None if they cannot be measured.
     """
     if isinstance(splits.train.x, dict):
         return [], ["preprocessing is not checked: the samples are several named inputs"]
-    mismatch_text = _describe_mismatch(path, splits.train.x)
+    mismatch_text = _describe_mismatch(expectations, splits.train.x)
     baseline = _measure(measure, _draw(splits.validation, lambda x: x))
     better_trial = None if baseline is None else _find_better(splits, baseline, measure)
     if better_trial is not None and baseline is not None:
@@ -68,8 +66,7 @@ def check_preprocessing(
     return [_mismatch_finding(mismatch_text)], []
 
 
-def _describe_mismatch(path: Path, x: Array) -> str:
-    expectations = read_expectations(path)
+def _describe_mismatch(expectations: Sequence[InputExpectation], x: Array) -> str:
     if len(expectations) != 1:
         return ""
     channels = x.reshape(-1, x.shape[-1]).astype(np.float64)

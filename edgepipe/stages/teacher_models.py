@@ -66,15 +66,15 @@ def _check_teacher(name: str, pipeline: "PipelineInfo") -> None:
     check_not_quantized(name, read_config(pipeline.base_folder / name))
 
 
-def teacher_digests(teacher: Teacher, pipeline: "PipelineInfo") -> list[str]:
+def teacher_digests(teacher: Teacher, pipeline: "PipelineInfo") -> dict[str, str]:
     """For each teacher that is not an earlier stage, the digest of its file or of its function's source."""
-    return [
-        module_sources.source_digest(name.partition(":")[0], pipeline.base_folder)
+    return {
+        name: module_sources.source_digest(name.partition(":")[0], pipeline.base_folder)
         if references.is_reference(name)
         else active_memo().content_digest_of(pipeline.base_folder / name)
         for name in teacher.model or []
         if name not in pipeline.keras_stages
-    ]
+    }
 
 
 def load_distiller(

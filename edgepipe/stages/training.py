@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from edgepipe.core.config import Document, KeyPath
-from edgepipe.data.splits import FITTING_SPLITS
+from edgepipe.data.split_names import FITTING_SPLITS
 from edgepipe.stages import teacher_models
 from edgepipe.stages.base import Stage
 from edgepipe.stages.context import PipelineInfo, StageContext

@@ -15,7 +15,7 @@ from edgepipe.core.arrays import Array, Arrays
 from edgepipe.core.units import plural
 from edgepipe.tasks.quality import Measure, Task, decode_outputs, is_builtin_measure
 
-_SHUFFLE_COUNT = 199
+_SHUFFLE_COUNT, _MAX_SHUFFLED = 199, 5000  # shuffles, and samples that are shuffled: each costs one evaluation
 _CLASSES_COUNTED = {"accuracy": 1, "top5_accuracy": 5}  # a sample counts if its class is among so many best scores
 
 
@@ -121,9 +121,10 @@ def _probability_of_no_gain(gains: Array) -> float:
 
 def _compare_with_shuffled(measure: Measure, truth: Any, outputs: Array) -> ChanceComparison:
     """The permutation test; of a reconstruction, `truth` is samples and labels, and the labels are shuffled."""
-    has_samples = isinstance(truth, tuple)
-    labels = np.asarray(truth[1] if has_samples else truth)
-    random = np.random.RandomState(0)
+    has_samples, random = isinstance(truth, tuple), np.random.RandomState(0)
+    chosen = random.permutation(len(outputs))[:_MAX_SHUFFLED]
+    truth = tuple(part[chosen] for part in truth) if has_samples else np.asarray(truth)[chosen]
+    outputs, labels = outputs[chosen], np.asarray(truth[1] if has_samples else truth)
     value = measure.function(truth, outputs)
     shuffled_values = []
     for _ in range(_SHUFFLE_COUNT):

@@ -118,6 +118,19 @@ def compute_quality(task: Task, x: Arrays, y: Arrays | None, outputs: Arrays, *,
     return {name: _compute_measure(name, measure, truth, decoded_outputs) for name, measure in task.measures.items()}
 
 
+def class_scores(task: Task, outputs: Arrays, *, is_logits: bool) -> Array | None:
+    """Scores of each class, (n, classes); None for a task that does not give each sample one class.
+
+    Args:
+        task: what the outputs are for.
+        outputs: raw outputs of the model, as floats; the first axis counts samples.
+        is_logits: whether they are not yet probabilities.
+    """
+    if task.kind != "classification" or task.labels != "one" or task.decode is not None or isinstance(outputs, dict):
+        return None
+    return _class_probabilities(outputs, task.labels, is_logits)
+
+
 def single_labels(task: Task, y: Arrays) -> Array:
     """The labels of a task that takes one array of them.
 

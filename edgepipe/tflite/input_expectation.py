@@ -104,12 +104,13 @@ def read_tflite_expectations(model: Model) -> tuple[InputExpectation, ...]:
     preprocessing = read_preprocessing(model)
     if preprocessing is not None and preprocessing.pixels is not None and len(model.inputs) == 1:
         span = preprocessing.pixels.given
-        return (_span_expectation(model.inputs[0].name, "was written by edgepipe", span),)
+        return (span_expectation(model.inputs[0].name, "was written by edgepipe", span),)
     expectations = (_input_expectation(model, name, tensor) for name, tensor in model.inputs_by_name.items())
     return tuple(expectation for expectation in expectations if expectation is not None)
 
 
-def _span_expectation(input_name: str, origin: str, span: tuple[float, float]) -> InputExpectation:
+def span_expectation(input_name: str, origin: str, span: tuple[float, float]) -> InputExpectation:
+    """The expectation of values in `span`."""
     center = np.array([(span[0] + span[1]) / 2])
     return InputExpectation(input_name, origin, center, np.array([(span[1] - span[0]) / 2]), span)
 
@@ -119,7 +120,7 @@ def _input_expectation(model: Model, name: str, tensor: Tensor) -> InputExpectat
         limits = np.iinfo(tensor.dtype)
         scale, zero_point = tensor.quantization.scales[0], tensor.quantization.zero_points[0]
         span = (scale * (limits.min - zero_point), scale * (limits.max - zero_point))
-        return _span_expectation(name, f"has a quantized input '{name}'", span)
+        return span_expectation(name, f"has a quantized input '{name}'", span)
     factor, summand, operator_texts = np.ones(1), np.zeros(1), []
     readers = _readers(model, tensor)
     while len(readers) == 1 and (affine := _affine(model, readers[0], tensor)) is not None:

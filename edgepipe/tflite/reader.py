@@ -8,14 +8,16 @@ Schema: https://github.com/google-ai-edge/LiteRT/blob/main/tflite/schema/schema.
 
 import math
 import struct
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import Field
 
+from edgepipe.core import input_files
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Record
 from edgepipe.tflite import macs
@@ -38,7 +40,14 @@ __all__ = [
 
 T = TypeVar("T")
 FILE_IDENTIFIER = b"TFL3"
-MAX_TABLES = 100_000  # the largest language models have some ten thousand tensors and operators
+MAX_TABLES = 100_000  # of one list
+MAX_TENSORS = 50_000  # of all subgraphs together; the largest language models have some ten thousand ..
+MAX_OPERATORS = 20_000  # .. and as many operators
+MAX_SUBGRAPHS = 1000
+MAX_DIMENSIONS = 32  # of one tensor; kernels take up to eight
+MAX_ARGUMENTS = 4096  # inputs, and outputs, of one operator ..
+MAX_ALL_ARGUMENTS = 10 * MAX_OPERATORS  # .. and of all together
+MAX_NAME_BYTES = 65_536  # the converter joins the names of fused operators
 MAX_ELEMENTS = 2**56  # of one tensor
 MAX_SHARING_FACTOR = 64  # how many times the size of the file its constants may take together: subgraphs share them
 _DAMAGE_ERRORS = (
@@ -96,6 +105,8 @@ def read(path: Path) -> Model:
         return replace(model, open_sizes=find_open_sizes(model))
     except _DamageError as error:
         raise InputError(f"{path}: damaged .tflite: {error}; convert the model or download the file again") from None
+    except _LimitError as error:
+        raise InputError(f"{path}: edgepipe does not read a .tflite with {error}") from None
     except _DAMAGE_ERRORS as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(f"{path}: damaged or truncated .tflite ({len(content)} bytes): {reason}") from None
@@ -149,6 +160,10 @@ class _DamageError(Exception):
     """Something in the file that contradicts the rest of it."""
 
 
+class _LimitError(Exception):
+    """More of something than a model has that is meant to run on a device."""
+
+
 class _OperatorCode(NamedTuple):
     name: str
     is_custom: bool
@@ -156,10 +171,7 @@ class _OperatorCode(NamedTuple):
 
 
 def _read_content(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    content = input_files.read_bytes(path)
     if not content:
         raise InputError(f"{path}: the file is empty; a .tflite was expected")
     if content[4:8] != FILE_IDENTIFIER:
@@ -192,6 +204,7 @@ class _ModelReader:
     content: bytes
     elements_left: int = 0
     constant_bytes_left: int = 0
+    counts: Counter[str] = field(default_factory=Counter)  # of what several subgraphs share the limit of
 
     def read_model(self) -> Model:
         from ai_edge_litert.schema_py_generated import Model as Root
@@ -211,6 +224,7 @@ class _ModelReader:
                 root_table.MetadataLength(), root_table.Metadata, lambda table: self.read_metadata(table, byte_extents)
             )
         )
+        self.count("subgraphs", root_table.SubgraphsLength(), MAX_SUBGRAPHS)
         subgraph_tables = self.read_tables(root_table.SubgraphsLength(), root_table.Subgraphs, lambda graph: graph)
         subgraphs = tuple(
             self.read_subgraph(index, graph, operator_codes, byte_extents)
@@ -236,7 +250,7 @@ class _ModelReader:
         )
 
     def read_metadata(self, table: Any, byte_extents: tuple[tuple[int, int], ...]) -> tuple[str, bytes]:
-        name = self.read_text(table.Name())
+        name = self.read_name(table.Name())
         if table.Buffer() >= len(byte_extents):
             raise _DamageError(f"metadata '{name}' refers to buffer {table.Buffer()} of {len(byte_extents)}")
         start, length = byte_extents[table.Buffer()]
@@ -253,12 +267,18 @@ class _ModelReader:
         tensors = self.read_tensors(index, subgraph_table, byte_extents)
         return Subgraph(
             index=index,
-            name=self.read_text(subgraph_table.Name()),
+            name=self.read_name(subgraph_table.Name()),
             inputs=self.read_interface(subgraph_table.InputsLength(), subgraph_table.InputsAsNumpy, tensors),
             outputs=self.read_interface(subgraph_table.OutputsLength(), subgraph_table.OutputsAsNumpy, tensors),
             tensors=tensors,
             operators=self.read_operators(index, subgraph_table, operator_codes, tensors),
         )
+
+    def count(self, what: str, length: int, limit: int) -> None:
+        """Add `length` to the number of `what` in the whole file."""
+        self.counts[what] += length
+        if self.counts[what] > limit:
+            raise _LimitError(f"more than {limit:,} {what}")
 
     def spend_elements(self, length: int) -> int:
         """Subtract `length` from `elements_left`."""
@@ -287,12 +307,18 @@ class _ModelReader:
         self.spend_elements(len(encoded_text))
         return encoded_text.decode("utf-8")
 
+    def read_name(self, encoded_name: bytes | None) -> str:
+        """The name of something, which messages and tables repeat."""
+        if encoded_name is not None and len(encoded_name) > MAX_NAME_BYTES:
+            raise _LimitError(f"a name of {len(encoded_name):,} bytes; {MAX_NAME_BYTES:,} at most")
+        return self.read_text(encoded_name)
+
     def read_operator_code(self, table: Any) -> _OperatorCode:
         operator_code = max(table.BuiltinCode(), table.DeprecatedBuiltinCode())
         name = builtin_name_by_code().get(operator_code)
         if name is None:
             raise _DamageError(f"operator code {operator_code} is not in the schema of this ai-edge-litert")
-        custom_name = self.read_text(table.CustomCode())
+        custom_name = self.read_name(table.CustomCode())
         is_custom = name == "CUSTOM"
         return _OperatorCode(custom_name or "CUSTOM" if is_custom else name, is_custom, table.Version())
 
@@ -310,13 +336,16 @@ class _ModelReader:
     def read_tensors(
         self, subgraph_index: int, subgraph_table: Any, byte_extents: tuple[tuple[int, int], ...]
     ) -> tuple[Tensor, ...]:
+        self.count("tensors", subgraph_table.TensorsLength(), MAX_TENSORS)
         tables = self.read_tables(subgraph_table.TensorsLength(), subgraph_table.Tensors, lambda table: table)
         return tuple(self.read_tensor(index, subgraph_index, table, byte_extents) for index, table in enumerate(tables))
 
     def read_tensor(
         self, index: int, subgraph_index: int, table: Any, byte_extents: tuple[tuple[int, int], ...]
     ) -> Tensor:
-        name, dtype = self.read_text(table.Name()), dtype_by_code().get(table.Type())
+        name, dtype = self.read_name(table.Name()), dtype_by_code().get(table.Type())
+        if table.ShapeLength() > MAX_DIMENSIONS:
+            raise _LimitError(f"{table.ShapeLength():,} dimensions of tensor '{name}'; {MAX_DIMENSIONS} at most")
         shape = self.read_numbers(table.ShapeLength(), table.ShapeAsNumpy)
         if dtype is None or any(size < 0 for size in shape) or math.prod(shape) > MAX_ELEMENTS:
             raise _DamageError(f"tensor '{name}' has type {table.Type()} and shape {_format_shape(shape)}")
@@ -368,6 +397,7 @@ class _ModelReader:
         operator_codes: tuple[_OperatorCode, ...],
         tensors: tuple[Tensor, ...],
     ) -> tuple[Operator, ...]:
+        self.count("operators", subgraph_table.OperatorsLength(), MAX_OPERATORS)
         tables = self.read_tables(subgraph_table.OperatorsLength(), subgraph_table.Operators, lambda table: table)
         return tuple(
             self.read_operator(index, subgraph_index, table, operator_codes, tensors)
@@ -387,6 +417,10 @@ class _ModelReader:
                 f"operator {index} refers to operator code {table.OpcodeIndex()} of {len(operator_codes)}"
             )
         name, is_custom, version = operator_codes[table.OpcodeIndex()]
+        argument_count = max(table.InputsLength(), table.OutputsLength())
+        if argument_count > MAX_ARGUMENTS:
+            raise _LimitError(f"{argument_count:,} inputs or outputs of operator {index}; {MAX_ARGUMENTS:,} at most")
+        self.count("inputs and outputs of operators", table.InputsLength() + table.OutputsLength(), MAX_ALL_ARGUMENTS)
         inputs = self.pick_tensors(table.InputsLength(), table.InputsAsNumpy, tensors)
         outputs = self.pick_tensors(table.OutputsLength(), table.OutputsAsNumpy, tensors)
         self.read_numbers(table.CustomOptionsLength(), table.CustomOptionsAsNumpy)
@@ -445,10 +479,10 @@ class _ModelReader:
                 raise _DamageError(
                     f"signature entry '{name}' refers to tensor {index} of {len(tensors_by_subgraph[subgraph_index])}"
                 )
-        return Signature(self.read_text(table.SignatureKey()), subgraph_index, inputs, outputs)
+        return Signature(self.read_name(table.SignatureKey()), subgraph_index, inputs, outputs)
 
     def read_signature_entry(self, table: Any) -> tuple[str, int]:
-        return self.read_text(table.Name()), table.TensorIndex()
+        return self.read_name(table.Name()), table.TensorIndex()
 
 
 def _format_shape(shape: tuple[int, ...]) -> str:

@@ -200,9 +200,10 @@ def _serve(answer_pipe: int) -> None:
     for line in sys.stdin:
         message = json.loads(line)
         os.chdir(message["folder"])
-        resource.setrlimit(resource.RLIMIT_AS, (message["memory"], hard_limit))
+        memory_limit = message["memory"] if hard_limit == resource.RLIM_INFINITY else min(message["memory"], hard_limit)
+        resource.setrlimit(resource.RLIMIT_AS, (memory_limit, hard_limit))
         signal.alarm(int(message["seconds"]) + GRACE_SECONDS)
-        answer = _handle_request(message["module"], message["request"], message["memory"])
+        answer = _handle_request(message["module"], message["request"], memory_limit)
         signal.alarm(0)
         os.write(answer_pipe, json.dumps(answer).encode() + b"\n")
 
@@ -213,7 +214,7 @@ def _handle_request(worker_module: str, request: Json, memory_limit: int) -> Any
     except EdgepipeError as error:
         return {"refused": str(error)}
     except MemoryError:
-        return {"broken": f"needs more than the memory limit of {memory_limit / 2**30:g} GiB"}
+        return {"broken": f"needs more than the memory limit of {memory_limit / 2**30:.2g} GiB"}
     except Exception as error:  # noqa: BLE001 - whatever a worker breaks on is reported
         return {"broken": f"the child process broke: {type(error).__name__}: {' '.join(str(error).split())}"}
 

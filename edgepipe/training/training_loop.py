@@ -181,7 +181,8 @@ class _EpochWatch:
         metrics = evaluate(self.model, self.task, self.validation)
         self.history.epoch_metrics.append({"loss": float(logs["loss"]), **metrics})
         self.history.kept_epoch = epoch if self.schedule.patience is None else self.history.kept_epoch
-        self.report_epoch(epoch, self.schedule.epochs, self.history.epoch_metrics[-1])
+        named_metrics = {"train loss": float(logs["loss"])} | {f"validation {n}": value for n, value in metrics.items()}
+        self.report_epoch(epoch, self.schedule.epochs, named_metrics)
         if self.schedule.patience is None:
             return False
         self._keep_best(epoch, metrics[self.task.primary_measure])

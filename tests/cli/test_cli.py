@@ -12,6 +12,7 @@ import pytest
 from commands import Command
 
 import edgepipe
+from edgepipe import cli
 from edgepipe.devices import device_profile
 
 FullDisk = Callable[[int], AbstractContextManager[None]]
@@ -20,12 +21,11 @@ OR_A_FILE = "(the path of a .yaml file is also allowed)"
 
 USAGE = [  # arguments, the last line on stderr
     (["chekc"], "Error: no command 'chekc'; did you mean 'check'?"),
-    (["zzz"], "Error: no command 'zzz'; allowed: cache, check, convert, data, device, init, inspect, pipelines, "
-     "profile, report, run, schema, sensitivity, stages, verify, zoo"),
+    (["zzz"], f"Error: no command 'zzz'; allowed: {', '.join(sorted(cli.cli.commands))}"),
     (["device", "shwo"], "Error: no command 'shwo'; did you mean 'show'?"),
     (["cache", "lst"], "Error: no command 'lst'; did you mean 'list'?"),
     (["--versoin"], "Error: No such option '--versoin'. Did you mean '--version'?"),
-    (["run"], "Error: Missing argument 'PIPELINE'."),
+    (["run"], "edgepipe: give a pipeline, or an earlier report with --from REPORT, and not both"),
     (["check"], "Error: Missing argument 'PIPELINES...'."),
     (["convert", "m.keras", "--scheme", "int4"],
      "Error: Invalid value for '--scheme': 'int4' is not one of 'int8', 'int16x8', 'dynamic', "
@@ -271,7 +271,7 @@ def test_a_run_that_cannot_write_ends_at_once(
 
 NO_CONVERSION = [  # arguments after MODEL, the message
     (["m.keras"], "int8 needs representative samples for its activation ranges: give --data samples.npz (a hundred "
-     "typical inputs, array 'x'), or choose --scheme dynamic or float16"),
+     "typical inputs, array 'x') or a folder of them, or choose --scheme dynamic or float16"),
     (["gone.keras", "--data", "x.npz"], "gone.keras: no such file or folder; expected a .keras"),
     (["truncated.keras", "--data", "x.npz"], "truncated.keras: not a readable .keras file (truncated or damaged?): "),
     (["garbage.keras", "--data", "x.npz"], "garbage.keras: not a model (its 11 bytes begin with b'hello wo'; damaged"),
@@ -280,7 +280,7 @@ NO_CONVERSION = [  # arguments after MODEL, the message
     (["m.keras", "--data", "x.npz", "-o", "m.keras"], "m.keras: would overwrite the model itself; name another file"),
     (["m.keras", "--data", "x.npz", "-o", "."], ".: is a folder; name the .tflite to write with -o"),
     (["m.keras", "--data", "gone.npz"], "gone.npz: cannot be read: No such file or directory; give samples as"),
-    (["m.keras", "--data", "."], ".: cannot be read: Is a directory; give samples as .npy or .npz"),
+    (["m.keras", "--data", "."], ".: holds only files that end in .keras, .npy, .npz; expected a .npz, .csv,"),
     (["m.keras", "--data", "nan.npz"], "nan.npz: array 'x' holds 1,280 NaN or infinite values"),
     (["m.keras", "--data", "zero.npz"], "zero.npz: array 'x' holds zero samples (shape (0, 8, 8, 1))"),
     (["m.keras", "--data", "labels.npz"], "labels.npz: holds no samples; expected an array 'x', or one for each input"),
@@ -289,7 +289,7 @@ NO_CONVERSION = [  # arguments after MODEL, the message
     (["m.keras", "--data", "truncated.npz"], "truncated.npz: a truncated or damaged .npy or .npz file: "),
     (["m.keras", "--data", "flipped.npz"], "flipped.npz: a truncated or damaged .npy or .npz file: "),
     (["m.keras", "--data", "empty.npz"], "empty.npz: a truncated or damaged .npy or .npz file: "),
-    (["m.keras", "--data", "m.keras"], "m.keras: array 'metadata.json' is no array; is this really a .npz file?"),
+    (["m.keras", "--data", "m.keras"], "m.keras: cannot be read as data; expected a .npz, .csv, .tsv or .parquet"),
 ]  # fmt: skip
 
 

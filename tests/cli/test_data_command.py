@@ -164,7 +164,8 @@ def test_the_options_of_every_source(command: Command) -> None:
 SOURCES = [
     ("photos", "24 samples", "2 classes"),
     ("tables", "read: a.csv, b.csv", "column 'time' is not read"),
-    ("tables/a.csv", "separated by semicolons", "3 samples of 1 channel (ax)"),
+    ("tables/a.csv", "separated by semicolons", "9 samples of 1 channel (ax)"),
+    ("tables/b.csv", "label from 'activity'", "2 classes"),
     ("w.npz", "100", "2 classes"),
 ]
 
@@ -180,7 +181,10 @@ def test_a_file_or_a_folder(
             Image.new("L", (4, 4)).save(windows / "photos" / label / f"{number}.png")
     (windows / "tables").mkdir()
     for table in "abcdef":
-        (windows / "tables" / f"{table}.csv").write_text("time;ax\n1;1,5\n2;2,5\n3;0\n")
+        (windows / "tables" / f"{table}.csv").write_text(
+            "time;ax;activity\n"
+            + "".join(f"{time};{time % 4},5;{'sit' if time < 5 else 'walk'}\n" for time in range(9))
+        )
     shown = command("data", name)
     assert shown.code == 0, shown.err
     text = " ".join((shown.out + shown.err).split())

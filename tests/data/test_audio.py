@@ -17,7 +17,7 @@ from edgepipe.data import speech
 from edgepipe.data.audio import build_features, read
 from edgepipe.data.data_spec import AudioSpec, SpokenDigitsSpec, parse
 from edgepipe.data.dataset_loading import load
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 
 RANDOM = np.random.RandomState(0)
 OPTIONS: list[dict[str, Any]] = [

@@ -12,7 +12,7 @@ from scipy import fft
 
 from edgepipe.data.data_spec import AudioSpec, CsvSpec, DataSpec, FunctionSpec, ImagesSpec, NpzSpec
 from edgepipe.data.dataset_loading import load
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 
 RANDOM = np.random.RandomState(0)
 

@@ -13,7 +13,8 @@ from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.data.data_spec import DataSpec, FashionSpec, FunctionSpec, IdxSpec, ImagesSpec, NpzSpec
 from edgepipe.data.dataset_loading import load
-from edgepipe.data.splits import DatasetSplits, Split
+from edgepipe.data.split_names import Split
+from edgepipe.data.splits import DatasetSplits
 
 ALL_SPLITS = frozenset(Split)
 

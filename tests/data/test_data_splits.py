@@ -13,10 +13,9 @@ from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.data.data_spec import FunctionSpec
 from edgepipe.data.dataset_loading import load
+from edgepipe.data.split_names import FITTING_SPLITS, Split
 from edgepipe.data.splits import (
-    FITTING_SPLITS,
     DatasetSplits,
-    Split,
     SplitData,
     WithheldSplitError,
     check_labels,

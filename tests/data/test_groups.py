@@ -15,7 +15,7 @@ from edgepipe.data.data_spec import FunctionSpec, NpzSpec
 from edgepipe.data.dataset_loading import load
 from edgepipe.data.group_splits import check_disjoint, draw_group_splits
 from edgepipe.data.raw_samples import to_raw_split
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 
 ALL_SPLITS = frozenset(Split)
 SHARES = st.fixed_dictionaries({Split.TEST: st.floats(0.05, 0.4), Split.VALIDATION: st.floats(0.05, 0.4)})

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import Command
 
 from edgepipe.core import archives
 from edgepipe.core.errors import InputError
@@ -41,6 +42,11 @@ def _bomb(path: Path) -> None:
             member.write(bytes(2**24))
 
 
+def _npy_text(header: str) -> bytes:
+    """A .npy whose header is any text."""
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + b"\0" * 64
+
+
 NPZ_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "TiB in one dimension": (lambda path: _npz(path, _npy((2**40,))), "claims float32 of shape (1099511627776,)"),
     "TiB in many": (lambda path: _npz(path, _npy((2**10,) * 4)), "4,398,046,511,104 bytes; "),
@@ -49,6 +55,10 @@ NPZ_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "TiB, deflated": (lambda path: _npz(path, _npy((2**40,)), zipfile.ZIP_DEFLATED), "claims float32"),
     "a bomb": (_bomb, "claim to unpack to 272.0 MiB"),
     "another method": (lambda path: _npz(path, _npy((4,)), zipfile.ZIP_LZMA), "packed by method 14"),
+    "an unclosed header": (lambda path: _npz(path, _npy_text("{'descr': '<f4',\n")), "its header is not one of NumPy"),
+    "an indented header": (lambda path: _npz(path, _npy_text("a\n  b\n c")), "truncated or damaged .npy"),
+    "a deep header": (lambda path: _npz(path, _npy_text("{'descr': " + "[" * 3000)), "truncated or damaged .npy"),
+    "an unhashable header": (lambda path: _npz(path, _npy_text("{[]: 1, 'shape': ()}")), "not one of NumPy"),
     "no array": (lambda path: _npz(path, b"nothing"), "array 'x' is no array; is this really a .npz file?"),
 }
 
@@ -111,3 +121,11 @@ def test_a_recording_of_an_absurd_rate_is_not_used(rate: int, tmp_path: Path) ->
     _write_wave(tmp_path / "a" / "absurd.wav", rate)
     with pytest.raises(InputError, match=rf"absurd\.wav.*claims {rate:,} samples a second"):
         read(tmp_path, AudioSpec(audio=str(tmp_path)))
+
+
+@pytest.mark.parametrize("count", [4097, 200_000])
+def test_a_table_of_absurdly_many_columns(count: int, tmp_path: Path, command: Command) -> None:
+    (tmp_path / "t.csv").write_text(",".join(f"c{index}" for index in range(count)) + "\n")
+    ended = command("data", f"{{csv: {tmp_path / 't.csv'}, label: c0}}")
+    assert (ended.code, ended.out) == (2, "")
+    assert "columns; at most 4,096 are read" in ended.err

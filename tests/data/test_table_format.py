@@ -9,7 +9,7 @@ import pytest
 from edgepipe.core.errors import InputError
 from edgepipe.data.data_spec import CsvSpec
 from edgepipe.data.dataset_loading import read
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 
 FILES: dict[str, tuple[str, tuple[str, ...], str]] = {
     # content of three rows -> channels, part of the notes

@@ -12,7 +12,7 @@ from edgepipe.core.errors import InputError
 from edgepipe.data.data_spec import CsvSpec, ParquetSpec, parse
 from edgepipe.data.dataset_identity import compute_identity
 from edgepipe.data.dataset_loading import load, read
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 
 ALL_SPLITS = frozenset(Split)
 

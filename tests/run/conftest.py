@@ -22,6 +22,7 @@ name: tiny
 model: {function: "edgepipe.zoo:small_cnn", args: {filters: [4, 6]}}
 data: edgepipe.data:digits
 task: classification
+allow_chance: true
 seed: 3
 stages:
   - train: {epochs: 1, batch_size: 256}

@@ -13,6 +13,7 @@ name: tiny
 model: {function: "edgepipe.zoo:small_cnn", args: {filters: [8, 12, 16]}}
 data: edgepipe.data:digits
 task: classification
+allow_chance: true
 seed: 3
 stages:
   - prune: {epochs: 1, batch_size: 256, sparsity: 0.5}

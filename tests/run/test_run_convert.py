@@ -11,7 +11,10 @@ from edgepipe.models.model_files import save_keras
 
 from .conftest import Workplace
 
-HEAD = "name: tiny\nmodel: {model}\ndata: edgepipe.data:digits\ntask: classification\nseed: 3\nstages:\n"
+HEAD = (
+    "name: tiny\nmodel: {model}\ndata: edgepipe.data:digits\ntask: classification\nallow_chance: true\nseed: 3\n"
+    "stages:\n"
+)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from edgepipe.data.data_spec import FunctionSpec
 from edgepipe.data.dataset_loading import load
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 from edgepipe.tflite.interpreter import Runtime, predict
 
 from .conftest import ROOT, FinishedRun

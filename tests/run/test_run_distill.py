@@ -12,6 +12,7 @@ name: taught
 model: {function: "edgepipe.zoo:small_cnn", args: {filters: [6, 8]}}
 data: edgepipe.data:digits
 task: classification
+allow_chance: true
 seed: 3
 stages:
   - train: {epochs: 1, batch_size: 256}

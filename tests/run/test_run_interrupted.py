@@ -66,6 +66,7 @@ name: trains
 model: {function: "edgepipe.zoo:small_cnn", args: {filters: [4]}}
 data: edgepipe.data:digits
 task: classification
+allow_chance: true
 seed: 3
 stages:
   - train: {epochs: 5, batch_size: 256}

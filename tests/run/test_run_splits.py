@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import edgepipe
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 from edgepipe.stages.registry import STAGE_REFERENCES, find_stage, load_stage_class
 
 USER = """

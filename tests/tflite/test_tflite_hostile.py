@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import flatbuffers  # type: ignore[import-untyped]
 import pytest
 from ai_edge_litert import schema_py_generated as schema
+from tflite_handmade import Graph, Op, T, write_graphs
 from tflite_mutants import published
 from tflite_published import MODELS
 from tflite_seeds import SEEDS
@@ -96,17 +98,57 @@ def _crowded(path: Path, count: int) -> Path:
 
 @pytest.mark.slow
 def test_a_crowd_of_tensors_is_read_in_time(tmp_path: Path) -> None:
-    path, start = _crowded(tmp_path / "m.tflite", reader.MAX_TABLES), time.process_time()
+    path, start = _crowded(tmp_path / "m.tflite", reader.MAX_TENSORS), time.process_time()
     model = reader.read(path)
     device_metrics.file_metrics(model)
     find_dead_channels(model)
     compute_tail(model)
-    with pytest.raises(InputError, match=f"{reader.MAX_TABLES} tensors to plan"):
+    with pytest.raises(InputError, match=f"{reader.MAX_TENSORS} tensors to plan"):
         plan_arena(model)
     assert time.process_time() - start < SECONDS  # of CPU: the machine may be busy
 
 
 def test_a_larger_crowd_is_refused(tmp_path: Path) -> None:
-    path = _crowded(tmp_path / "m.tflite", reader.MAX_TABLES + 1)
-    with pytest.raises(InputError, match=f"a list of {reader.MAX_TABLES + 1} tables; at most {reader.MAX_TABLES} are"):
+    path = _crowded(tmp_path / "m.tflite", reader.MAX_TENSORS + 1)
+    with pytest.raises(InputError, match=f"does not read a .tflite with more than {reader.MAX_TENSORS:,} tensors"):
+        reader.read(path)
+
+
+def _named(name: str = "x", shape: tuple[int, ...] = (1, 4), count: int = 1) -> list[T]:
+    return [T(f"{name}{index}" if index else name, shape) for index in range(count)]
+
+
+def _adds(count: int, inputs: int = 2) -> list[Op]:
+    return [Op("ADD", ("x",) * inputs, ("x",)) for _ in range(count)]
+
+
+LIMITS: dict[str, tuple[list[Graph], str]] = {
+    "dimensions": (
+        [Graph(_named(shape=(1,) * (reader.MAX_DIMENSIONS + 1)), [], ["x"], ["x"])],
+        "33 dimensions of tensor 'x'; 32 at most",
+    ),
+    "inputs": ([Graph(_named(), _adds(1, 4097), ["x"], ["x"])], "4,097 inputs or outputs of operator 0; 4,096 at most"),
+    "outputs": (
+        [Graph(_named(), [Op("SPLIT", ("x",), ("x",) * 4097)], ["x"], ["x"])],
+        "4,097 inputs or outputs of operator 0; 4,096 at most",
+    ),
+    "all inputs": (
+        [Graph(_named(), _adds(50, 6), ["x"], ["x"])],
+        "more than 300 inputs and outputs of operators",
+    ),
+    "operators": ([Graph(_named(), _adds(61), ["x"], ["x"])], "more than 60 operators"),
+    "operators of all subgraphs": ([Graph(_named(), _adds(21), ["x"], ["x"])] * 3, "more than 60 operators"),
+    "tensors of all subgraphs": ([Graph(_named(count=34), [], ["x"], ["x"])] * 3, "more than 100 tensors"),
+    "subgraphs": ([Graph(_named(), [], ["x"], ["x"])] * 1001, "more than 1,000 subgraphs"),
+    "a name": ([Graph(_named("x" * 65_537), [], ["x" * 65_537], ["x" * 65_537])], "a name of 65,537 bytes"),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_more_than_is_read(limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, number in {"MAX_TABLES": 1050, "MAX_TENSORS": 100, "MAX_OPERATORS": 60, "MAX_ALL_ARGUMENTS": 300}.items():
+        monkeypatch.setattr(reader, name, number)  # files of the true numbers take seconds to write
+    graphs, message = LIMITS[limit]
+    path = write_graphs(tmp_path / "m.tflite", graphs)
+    with pytest.raises(InputError, match=re.escape(f"m.tflite: edgepipe does not read a .tflite with {message}")):
         reader.read(path)

@@ -17,7 +17,8 @@ from edgepipe.data.augmentation_options import Augment, Noise
 from edgepipe.data.data_spec import AudioSpec, parse
 from edgepipe.data.dataset_identity import compute_identity
 from edgepipe.data.dataset_loading import load
-from edgepipe.data.splits import DatasetSplits, Split
+from edgepipe.data.split_names import Split
+from edgepipe.data.splits import DatasetSplits
 from edgepipe.training import waveform_augmentation
 from edgepipe.training.augmentation import build_augmenter
 

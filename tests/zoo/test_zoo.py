@@ -16,7 +16,7 @@ from edgepipe.core import references
 from edgepipe.core.errors import InputError
 from edgepipe.data.data_spec import FunctionSpec
 from edgepipe.data.dataset_loading import load
-from edgepipe.data.splits import Split
+from edgepipe.data.split_names import Split
 
 
 def test_importing_the_zoo_loads_no_tensorflow() -> None:

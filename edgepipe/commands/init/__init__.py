@@ -3,6 +3,7 @@
 `model_info` inspects the model, `data_source` its data, `task_guess` guesses the task, `pipeline_text` writes the file.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 from edgepipe.commands.init import data_source, model_info, pipeline_text
@@ -20,7 +21,7 @@ def write(
     out: Path,
     *,
     data: str | None = None,
-    device: str = "host",
+    devices: Collection[str] = ("host",),
     force: bool = False,
     custom_objects: str | None = None,
 ) -> tuple[str, ...]:
@@ -30,7 +31,7 @@ def write(
         model: a .keras, .h5 or .tflite file, a SavedModel folder, or module:function (beside `out` or installed).
         out: the YAML file; paths in it are relative to its folder.
         data: a .npz file, a folder of images or IDX files, or module:function; None leaves a marked placeholder.
-        device: the profile to validate for, by name or path.
+        devices: the profiles to validate for, by name or path.
         force: replace `out` if it exists.
         custom_objects: `module:attribute`, the model's own classes, beside `out` or installed.
 
@@ -44,15 +45,12 @@ def write(
     location = OutputLocation.for_file(out)
     inspected_model = model_info.inspect_model(model, location, custom_objects)
     inspected_data = data_source.inspect_data(data, inspected_model, location)
-    profile = device_profile.load(device, Path.cwd())
-    _check_target(out, (model, data, device), force)
+    profile_by_reference = {
+        location.device_reference(device): device_profile.load(device, Path.cwd()) for device in devices
+    }
+    _check_target(out, (model, data, *devices), force)
     task_guess = guess_task(inspected_model, inspected_data.label_kind)
-    write_text(
-        out,
-        pipeline_text.render_pipeline(
-            inspected_model, inspected_data, task_guess, profile, location.device_reference(device)
-        ),
-    )
+    write_text(out, pipeline_text.render_pipeline(inspected_model, inspected_data, task_guess, profile_by_reference))
     return (*inspected_model.notes, *_code_note(inspected_model), *inspected_data.notes, _task_note(task_guess))
 
 

@@ -10,11 +10,11 @@ from edgepipe.commands.init.output_location import OutputLocation
 from edgepipe.core import references
 from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
+from edgepipe.core.input_files import check_ordinary
 from edgepipe.core.npy_headers import ArrayHeader, read_npz_headers
-from edgepipe.data.data_spec import CsvSpec, ParquetSpec, find_table_files
 from edgepipe.data.rescale_choice import choose_rescale, largest_of_npz
-from edgepipe.data.source_guess import ACCEPTED_SOURCES, SourceKind, guess_source
-from edgepipe.data.table_format import find_label_column, find_time_columns, preview_table
+from edgepipe.data.source_guess import ACCEPTED_SOURCES, SourceKind, guess_source, preview_columns
+from edgepipe.data.table_format import find_label_column, find_time_columns
 from edgepipe.models.model_description import Shape
 
 LabelKind = Literal["classes", "values", "none", "unknown"]
@@ -42,6 +42,7 @@ def inspect_data(data: str | None, model_info: ModelInfo, location: OutputLocati
     if data is None:
         return _placeholder_source(model_info)
     path = Path(data)
+    check_ordinary(path)
     if not path.exists() and references.is_reference(data):
         return _inspect_function(data, model_info, location)
     kind = guess_source(path)
@@ -60,8 +61,7 @@ def inspect_data(data: str | None, model_info: ModelInfo, location: OutputLocati
 
 def _inspect_tables(kind: SourceKind, path: Path, model_info: ModelInfo, location: OutputLocation) -> DataSource:
     options: dict[str, Any] = {kind: location.relative_path(path)}
-    spec = CsvSpec(csv=str(path)) if kind == "csv" else ParquetSpec(parquet=str(path))
-    columns = preview_table(find_table_files(path, spec)[0]).columns if kind == "csv" else {}
+    columns = preview_columns(path) if kind == "csv" else {}
     label = find_label_column(columns)
     shape = _single_input_shape(model_info)
     if label is not None:

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -26,7 +26,7 @@ _CODE_COMMENT = "it carries code ({}); keep this line only if you trust its sour
 
 
 def render_pipeline(
-    model_info: ModelInfo, data_source: DataSource, task_guess: TaskGuess, device: Device, device_name: str
+    model_info: ModelInfo, data_source: DataSource, task_guess: TaskGuess, device_by_reference: Mapping[str, Device]
 ) -> str:
     """The text of the file.
 
@@ -34,8 +34,8 @@ def render_pipeline(
         model_info: the model that the pipeline is for.
         data_source: its data.
         task_guess: the guessed task.
-        device: the device to validate for.
-        device_name: the device as the pipeline names it: its name, or the relative path of its profile.
+        device_by_reference: the devices to validate for, by how the pipeline names them: by name, or by the relative
+            path of the profile.
     """
     sections = (
         _head_lines(model_info),
@@ -46,7 +46,7 @@ def render_pipeline(
         [
             "stages:",
             *_stage_lines(model_info, task_guess),
-            *_validate_lines(model_info, data_source, task_guess, device, device_name),
+            *_validate_lines(model_info, data_source, task_guess, device_by_reference),
         ],
     )
     return "\n\n".join("\n".join(section) for section in sections) + "\n"
@@ -79,7 +79,8 @@ def _head_lines(model_info: ModelInfo) -> list[str]:
         "# A first pipeline, by `edgepipe init`. `edgepipe check` it, then `edgepipe run` it.",
         f"# The model: {_to_one_line(model_info.title)}.",
         yaml_line(
-            f"name: {yaml_value(_pipeline_name(model_info.name))}", "of the report and of its folder, runs/<name>"
+            f"name: {yaml_value(_pipeline_name(model_info.name))}",
+            "of the report and of the folder of its runs, runs/<name>",
         ),
     ]
 
@@ -232,20 +233,20 @@ def _omitted_stage_lines(is_untrained: bool, model_info: ModelInfo) -> list[str]
 
 
 def _validate_lines(
-    model_info: ModelInfo, data_source: DataSource, task_guess: TaskGuess, device: Device, device_name: str
+    model_info: ModelInfo, data_source: DataSource, task_guess: TaskGuess, device_by_reference: Mapping[str, Device]
 ) -> list[str]:
     must_be_integer = model_info.kind is not ArtifactKind.TFLITE or model_info.is_integer
     has_quality = task_guess.options is not None and data_source.options is not None
     against_lines = [yaml_line("      against: model", "quality is compared with your original model")]
     limit_lines = [
         *_quality_limit_lines(model_info, data_source, task_guess),
-        *_device_limit_lines(device),
+        *(line for device in device_by_reference.values() for line in _device_limit_lines(device)),
         *_size_limit_lines(model_info),
     ]
     has_no_limits = all(limit.startswith("#") for limit in limit_lines)
     return [
         "  - validate:",
-        yaml_line(f"      devices: [{yaml_value(device_name)}]", f"{device.description}; see `edgepipe device list`"),
+        *_device_lines(device_by_reference),
         *(against_lines if has_quality and model_info.kind in _COMPARABLE_KINDS else []),
         yaml_line(
             f"      {'' if must_be_integer else '# '}integer_only: true", "one float operator or tensor fails the run"
@@ -254,6 +255,20 @@ def _validate_lines(
             f"      {'# ' if has_no_limits else ''}budget:", "limits that the run must meet, else it exits with 3"
         ),
         *(f"        {limit}" for limit in limit_lines),
+    ]
+
+
+def _device_lines(device_by_reference: Mapping[str, Device]) -> list[str]:
+    hint = "; see `edgepipe device list`"
+    if len(device_by_reference) == 1:
+        ((reference, device),) = device_by_reference.items()
+        return [yaml_line(f"      devices: [{yaml_value(reference)}]", f"{device.description}{hint}")]
+    return [
+        yaml_line("      devices:", hint.removeprefix("; ")),
+        *(
+            yaml_line(f"        - {yaml_value(reference)}", device.description)
+            for reference, device in device_by_reference.items()
+        ),
     ]
 
 

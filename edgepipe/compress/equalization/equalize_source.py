@@ -1,7 +1,8 @@
 """`equalize` and `bias_correction`: prepare the float model for quantization before it is converted."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from edgepipe.compress.schemes import StatisticsSource
 from edgepipe.compress.source_model import SourceModel, map_layer_classes
 from edgepipe.core.arrays import Arrays
 from edgepipe.core.outcome import Table
@@ -9,8 +10,6 @@ from edgepipe.core.outcome import Table
 if TYPE_CHECKING:
     from edgepipe.compress.equalization.bias_correction import CorrectedModel
     from edgepipe.compress.equalization.cross_layer import EqualizedModel
-
-StatisticsSource = Literal["data_free", "samples"]
 
 
 def equalize_source(

@@ -15,6 +15,7 @@ from edgepipe.compress.quantizer.layerwise_quantizer import LayerPrecision, Laye
 from edgepipe.compress.quantizer.quantizable_layers import QuantizableLayer
 from edgepipe.core.arrays import Array, count_samples, take_samples
 from edgepipe.core.metric import Record
+from edgepipe.core.progress import count_steps
 from edgepipe.tflite.intermediate_tensors import record_tensors
 from edgepipe.tflite.interpreter import Runtime
 from edgepipe.tflite.model import Model, Operator, Tensor
@@ -96,7 +97,7 @@ def rank_layers(
     errors_by_layer = _rounding_errors(quantizer, precision)
     sensitivities = [
         _measure_layer(quantizer, layer, precision, errors_by_layer[layer.name], measure_quality)
-        for layer in quantizer.layers
+        for layer in count_steps(quantizer.layers, "measuring layers")
     ]
     return SensitivityRanking(
         layers=tuple(sorted(sensitivities, key=lambda sensitivity: -sensitivity.alone)),

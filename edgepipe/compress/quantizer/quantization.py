@@ -43,6 +43,8 @@ from edgepipe.compress.schemes import (
 )
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
+from edgepipe.core.progress import report_step
+from edgepipe.core.units import plural
 from edgepipe.tflite.interpreter import list_calls
 from edgepipe.tflite.model import Model, Operator
 from edgepipe.tflite.reader import read
@@ -285,6 +287,7 @@ def collect_ranges(
         raise InputError(
             f"scheme {request.scheme} needs representative samples to calibrate activations, found none; give some"
         )
+    report_step(f"calibrating activations on {plural(len(feeds[0]), 'sample')}")
     index = GraphIndex(MutableGraph(flatbuffer_edits.unpack_model(lite.content)))
     activation_ranges = _calibrate_real_values(lite, index, request, feeds)
     remaining_shifts = {

@@ -15,9 +15,11 @@ from edgepipe.compress.quantizer.recipes import (
     LitertRecipe,
     RecipeRule,
 )
+from edgepipe.core import input_files
 from edgepipe.core.errors import InputError, did_you_mean
 from edgepipe.tflite.reader import builtin_name_by_code
 
+MAX_BYTES = 16 * 2**20
 RULE_KEYS = ("regex", "operation", "algorithm_key", "op_config")
 ALGORITHMS = (MIN_MAX_ALGORITHM, CASTING_ALGORITHM, NO_QUANTIZE_ALGORITHM)
 KNOWN_TENSOR_SETTINGS: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -37,11 +39,11 @@ def read(path: Path) -> LitertRecipe:
         InputError: the file is missing, not JSON or not a recipe; names the rule and its problem.
     """
     try:
-        rules = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+        rules = json.loads(input_files.read_bytes(path, MAX_BYTES))
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not text; a recipe is a JSON file") from None
+    except RecursionError:
+        raise InputError(f"{path}: nests lists and objects too deep") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}:{error.colno}: is not valid JSON: {error.msg}") from None
     if not isinstance(rules, list) or not rules:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from edgepipe.core.errors import InputError, did_you_mean
+from edgepipe.core.input_files import check_ordinary
 from edgepipe.devices.latency import operator_features
 from edgepipe.devices.latency.feature_names import ChannelTile
 from edgepipe.devices.latency.latency_fit import FitRow
@@ -53,6 +54,7 @@ def read(path: Path) -> list[MeasuredLatency]:
     Raises:
         InputError: unreadable, missing columns, or a latency that is not a positive number; with file and line.
     """
+    check_ordinary(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             csv_reader = csv.DictReader(file)

@@ -81,13 +81,12 @@ def compile_model(
     if reason:
         raise ToolError(reason)
     model_cache = cache or Cache(default_root())
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(model_cache.shared_lock())
-        except StorageError as error:
-            cache_note = f"Vela's output was not cached, so Vela runs again next time: {error}"
-            return _compile_uncached(model, settings, timeout, cache_note)
-        return _compile_cached(model, settings, model_cache, timeout)
+    try:
+        with model_cache.shared_lock():
+            return _compile_cached(model, settings, model_cache, timeout)
+    except StorageError as error:  # a folder that is only read is noticed when there is something to write
+        cache_note = f"Vela's output was not cached, so Vela runs again next time: {error}"
+        return _compile_uncached(model, settings, timeout, cache_note)
 
 
 def _compile_cached(model: Model, settings: VelaSettings, cache: Cache, timeout: float) -> CompiledModel:

@@ -4,7 +4,7 @@ from typing import ClassVar, final
 
 from edgepipe.core.artifact import Artifact, ArtifactKind
 from edgepipe.core.outcome import Outcome
-from edgepipe.data.splits import FITTING_SPLITS
+from edgepipe.data.split_names import FITTING_SPLITS
 from edgepipe.stages.context import StageContext
 from edgepipe.stages.convert.convert_options import ConvertOptions
 

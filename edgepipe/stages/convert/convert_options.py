@@ -5,7 +5,6 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from edgepipe.compress.equalization.equalize_source import StatisticsSource
 from edgepipe.compress.schemes import (
     SCHEMES,
     ActivationCalibration,
@@ -13,6 +12,7 @@ from edgepipe.compress.schemes import (
     InterfaceType,
     RecurrentForm,
     SchemeName,
+    StatisticsSource,
     check_recurrent_form,
     check_split_outputs,
     check_streaming,

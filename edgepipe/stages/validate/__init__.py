@@ -12,8 +12,9 @@ from edgepipe.core.config import Document, KeyPath
 from edgepipe.core.errors import ConfigError, InputError
 from edgepipe.core.metric import Limit, Metric, judge
 from edgepipe.core.outcome import Outcome
-from edgepipe.core.units import Dimension
-from edgepipe.data.splits import Split
+from edgepipe.core.progress import report_step
+from edgepipe.core.units import Dimension, plural
+from edgepipe.data.split_names import Split
 from edgepipe.devices import device_profile
 from edgepipe.devices.device_profile import Device
 from edgepipe.stages.base import Stage
@@ -91,6 +92,7 @@ class Validate(Stage):
         model = read(context.artifact.path)
         devices = self.load_devices(context.base_folder)
         limits = self.read_budget(context.pipeline)
+        report_step("evaluating on the test split")
         quality_metrics, agreement_tables, notes = validation_checks.check_quality(
             context, self._reference_stages(limits, context.pipeline), self.compared_samples
         )
@@ -99,6 +101,7 @@ class Validate(Stage):
         )
         sparsity_metrics, sparsity_tables = validation_checks.measure_sparsity(model)
         zero_findings, zero_tables, zero_notes = validation_checks.check_pruned_zeros(context, model)
+        report_step(f"measuring and modelling {plural(len(devices), 'device')}")
         device_results = device_metrics.gather(model, devices, limits, context.cache)
         file_metrics = device_metrics.file_metrics(model)
         metrics = [*quality_metrics, *file_metrics, *integer_metrics, *sparsity_metrics, *device_results.metrics]

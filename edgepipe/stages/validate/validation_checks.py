@@ -16,7 +16,9 @@ from edgepipe.core.units import Dimension, plural
 from edgepipe.data.splits import SplitData
 from edgepipe.stages import model_metrics
 from edgepipe.stages.context import StageContext
-from edgepipe.stages.tflite_quality import score_outputs
+from edgepipe.stages.tflite_quality import has_logits, score_outputs
+from edgepipe.stages.validate.class_tables import class_tables
+from edgepipe.tasks.quality import class_scores
 from edgepipe.tflite import child_process, integer_check, interpreter, parity, pruned_zeros, tflm_runtime
 from edgepipe.tflite.interpreter import ModelOutputs, Runtime, predict
 from edgepipe.tflite.model import Model
@@ -51,7 +53,15 @@ def check_quality(
         deployed_outputs if compared_data is test_data and not deployed_notes else None,
     )
     tables = [_agreement_table(context, compared_data, outputs_by_runtime)] if outputs_by_runtime else []
-    return metrics, tables, [*deployed_notes, *notes]
+    return metrics, [*tables, *_class_tables(context, test_data, deployed_outputs)], [*deployed_notes, *notes]
+
+
+def _class_tables(context: StageContext, test_data: SplitData, outputs: ModelOutputs) -> list[Table]:
+    """What a classifier confuses; nothing for other tasks."""
+    scores = class_scores(context.task, outputs.real_values, is_logits=has_logits(context.artifact.path))
+    if scores is None or test_data.y is None or isinstance(test_data.y, dict):
+        return []
+    return class_tables(scores, test_data.y, context.data.class_names)
 
 
 def _run_deployed(path: Path, test_data: SplitData) -> tuple[ModelOutputs | None, list[str]]:
