@@ -705,7 +705,7 @@ def _print_listings(urls: tuple[str, ...], accept_new_host_key: bool, as_json: b
         show_tables(table for listing in listings for table in renderer.listing_tables(listing))
     errors = [listing.error for listing in listings if listing.error is not None]
     for error in errors[:-1]:
-        print_line(f"edgepipe: {error}", err=True)
+        print_line(f"edgepipe: {error}", to_stderr=True)
     if errors:
         raise errors[-1]
 

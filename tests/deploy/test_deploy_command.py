@@ -63,6 +63,8 @@ def test_a_device_that_cannot_be_listed_hides_no_other(command: Command, model: 
     down, empty = json.loads(result.out)["devices"]
     assert (result.code, "does not answer" in down["error"], empty["error"]) == (ExitCode.UNREACHABLE, True, None)
     assert len(result.err.strip().splitlines()) == 1
+    both = command("deploy", "--list", "--to", addresses[0], "--to", f"ssh://127.0.0.1:{ssh_server.free_port()}/y")
+    assert (both.code, both.err.count("does not answer")) == (ExitCode.UNREACHABLE, 2)
 
 
 @pytest.mark.slow
