@@ -684,21 +684,20 @@ def switch_version(
     )  # fmt: skip
 
 
-def list_versions(device: str, *, accept_new_host_key: bool = False) -> "DeviceListing":
-    """The versions on a device, and which of them runs.
+def list_versions(devices: Sequence[str], *, accept_new_host_key: bool = False) -> "list[DeviceListing]":
+    """The versions on each device, and which of them runs; or the error of a device that cannot be reached.
 
     Args:
-        device: its address.
-        accept_new_host_key: trust a host that is met for the first time.
+        devices: their addresses.
+        accept_new_host_key: trust hosts that are met for the first time.
 
     Raises:
         InputError: a malformed address.
-        ToolError: the device cannot be reached.
     """
     from edgepipe.commands import deploy as command
     from edgepipe.deploy.backends import ConnectionOptions
 
-    return command.list_device(device, ConnectionOptions(accept_new_host_key=accept_new_host_key))
+    return command.list_devices(devices, ConnectionOptions(accept_new_host_key=accept_new_host_key))
 
 
 def load_report(path: StrPath) -> "Report":

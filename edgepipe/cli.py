@@ -698,10 +698,16 @@ def _print_listings(urls: tuple[str, ...], accept_new_host_key: bool, as_json: b
     from edgepipe.render import deploy as renderer
     from edgepipe.render.terminal import show_tables
 
-    listings = [api.list_versions(url, accept_new_host_key=accept_new_host_key) for url in urls]
+    listings = api.list_versions(urls, accept_new_host_key=accept_new_host_key)
     if as_json:
-        return print_document(renderer.listing_document(listings))
-    return show_tables(table for listing in listings for table in renderer.listing_tables(listing))
+        print_document(renderer.listing_document(listings))
+    else:
+        show_tables(table for listing in listings for table in renderer.listing_tables(listing))
+    errors = [listing.error for listing in listings if listing.error is not None]
+    for error in errors[:-1]:
+        print_line(f"edgepipe: {error}", to_stderr=True)
+    if errors:
+        raise errors[-1]
 
 
 @cli.command(short_help="Show the report of an earlier run.")

@@ -46,10 +46,11 @@ class ListedVersion:
 
 @dataclass(frozen=True)
 class DeviceListing:
-    """The versions on one device."""
+    """The versions on one device, or why they are not known."""
 
     url: TargetUrl
-    versions: tuple[ListedVersion, ...]
+    versions: tuple[ListedVersion, ...] = ()
+    error: EdgepipeError | None = None
 
 
 def deploy(
@@ -110,18 +111,27 @@ def switch(
     return FleetDeployment(version or "rollback", tuple(outcomes))
 
 
-def list_device(url: str, connection: ConnectionOptions) -> DeviceListing:
-    """The versions on the device at `url`.
+def list_devices(urls: Sequence[str], connection: ConnectionOptions) -> list[DeviceListing]:
+    """The versions on each device; one that cannot be reached hides no other.
 
     Raises:
         InputError: a malformed address.
-        DeviceError: the device cannot be reached, or its folder is damaged.
     """
-    target = parse_url(url)
+    return [_list_device(target, connection) for target in [parse_url(url) for url in urls]]
+
+
+def _list_device(target: TargetUrl, connection: ConnectionOptions) -> DeviceListing:
+    try:
+        return _read_versions(target, connection)
+    except EdgepipeError as error:
+        return DeviceListing(target, error=error)
+
+
+def _read_versions(target: TargetUrl, connection: ConnectionOptions) -> DeviceListing:
     device = connect(target, connection)
     try:
         if not device.has_folder():
-            return DeviceListing(target, ())
+            return DeviceListing(target)
         version_list = versions.list_versions(device)
         return DeviceListing(
             target,

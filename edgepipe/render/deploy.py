@@ -104,7 +104,8 @@ def listing_tables(listing: DeviceListing) -> list[TextTable]:
         )
         for v in listing.versions
     )
-    return [TextTable(str(listing.url), ("version", "state", "model", "created", "golden vectors"), rows)]
+    columns = ("version", "state", "model", "created", "golden vectors")
+    return [TextTable(str(listing.url), columns, rows)] if listing.error is None else []
 
 
 def listing_document(listings: list[DeviceListing]) -> str:
@@ -112,6 +113,7 @@ def listing_document(listings: list[DeviceListing]) -> str:
     devices = [
         {
             "device": str(listing.url),
+            "error": str(listing.error) if listing.error is not None else None,
             "versions": [
                 {
                     "name": v.version.name,

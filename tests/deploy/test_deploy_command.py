@@ -56,6 +56,17 @@ def test_from_the_first_deployment_to_the_rollback(command: Command, board: Sshd
     assert _document(command, "--rollback", "--to", url)["devices"][0]["version"] == device["version"]
 
 
+def test_a_device_that_cannot_be_listed_hides_no_other(command: Command, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    addresses = (f"ssh://127.0.0.1:{ssh_server.free_port()}/x", f"host://{tmp_path}/app")
+    result = command("deploy", "--list", *(word for address in addresses for word in ("--to", address)), "--json")
+    down, empty = json.loads(result.out)["devices"]
+    assert (result.code, "does not answer" in down["error"], empty["error"]) == (ExitCode.UNREACHABLE, True, None)
+    assert len(result.err.strip().splitlines()) == 1
+    both = command("deploy", "--list", "--to", addresses[0], "--to", f"ssh://127.0.0.1:{ssh_server.free_port()}/y")
+    assert (both.code, both.err.count("does not answer")) == (ExitCode.UNREACHABLE, 2)
+
+
 @pytest.mark.slow
 def test_old_versions_are_pruned_but_never_those_that_run_or_are_gone_back_to(command: Command, tmp_path: Path) -> None:
     url, folder = f"host://{tmp_path}/app", tmp_path / "app"
