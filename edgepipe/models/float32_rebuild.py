@@ -116,7 +116,9 @@ def float32_by_default() -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(previous_policies[0])
-        tf_keras.mixed_precision.set_global_policy(previous_policies[1])
+        # The default policy follows `set_floatx` only as long as none is set.
+        was_default = previous_policies[1].name == tf_keras.backend.floatx()
+        tf_keras.mixed_precision.set_global_policy(None if was_default else previous_policies[1])
 
 
 def _serialize(model: AnyKerasModel) -> Any:

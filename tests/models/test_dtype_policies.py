@@ -16,7 +16,7 @@ import edgepipe
 from edgepipe.core.errors import InputError
 from edgepipe.models.dtype_policies import describe_float_policies, find_quantized_layers
 from edgepipe.models.file_kind import read_config
-from edgepipe.models.float32_rebuild import in_float32
+from edgepipe.models.float32_rebuild import float32_by_default, in_float32
 from edgepipe.models.model_files import load_in_float32, load_model
 
 POLICIES = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16", "float64")
@@ -207,3 +207,14 @@ def dense_config(dtype: Any) -> dict[str, Any]:
 )  # fmt: skip
 def test_quantization_modes_in_configs(dtype: Any, mode: str | None) -> None:
     assert find_quantized_layers(dense_config(dtype)).get("d") == mode
+
+
+def test_set_floatx_still_counts_after_a_conversion() -> None:
+    with float32_by_default():
+        pass
+    tf_keras.backend.set_floatx("float64")
+    try:
+        assert tf_keras.layers.Dense(1).compute_dtype == "float64"
+    finally:
+        tf_keras.backend.set_floatx("float32")
+    assert tf_keras.layers.Dense(1).compute_dtype == "float32"
