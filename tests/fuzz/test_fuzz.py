@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepipe.core.references import PACKAGE_ROOT
+from edgepipe.core.module_sources import PACKAGE_ROOT
 
 COUNT = int(os.environ.get("EDGEPIPE_FUZZ", "300"))
 SHARES = {"pipeline": 0.23, "profile": 0.23, "tflite": 0.23, "dataset": 0.23, "keras": 0.04, "cache": 0.04}
