@@ -643,7 +643,7 @@ def _find_tflite(model_or_run: Path) -> Path:
     names = [stage.artifact for stage in run_report.stages if stage.kind is ArtifactKind.TFLITE and stage.artifact]
     if not names:
         raise InputError(f"{model_or_run}: this run made no .tflite that a device could run; add a stage `convert`")
-    return (model_or_run if model_or_run.is_dir() else model_or_run.parent) / names[-1]
+    return (run_report.folder or model_or_run) / names[-1]
 
 
 def switch_version(

@@ -32,7 +32,7 @@ def complete(folder: Path, *words: str) -> list[str]:
     [
         (("ver",), ["plain,verify"]),
         (("verify", "--int"), ["plain,--integer-only"]),
-        (("run", "dig"), ["plain,digits"]),
+        (("run", "anom"), ["plain,anomaly"]),
         (("run", "own"), ["file,own"]),
         (("pipelines", "copy", ""), [f"plain,{name}" for name in pipeline_names()]),
         (("device", "show", "nucleo-l4"), ["plain,nucleo-l4r5zi", "plain,nucleo-l4r5zi-x-cube-ai"]),
@@ -62,12 +62,12 @@ def test_bash_completes_with_the_script(tmp_path: Path) -> None:
     (tmp_path / "edgepipe").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m edgepipe "$@"\n')
     (tmp_path / "edgepipe").chmod(0o755)
     script = edgepipe(tmp_path, _EDGEPIPE_COMPLETE="bash_source").stdout
-    ask = 'COMP_WORDS=(edgepipe run dig); COMP_CWORD=2; _edgepipe_completion edgepipe; echo "${COMPREPLY[@]}"'
+    ask = 'COMP_WORDS=(edgepipe run anom); COMP_CWORD=2; _edgepipe_completion edgepipe; echo "${COMPREPLY[@]}"'
     finished = subprocess.run(
         ["bash", "--norc", "-c", f"{script}\n{ask}"], capture_output=True, text=True, timeout=60, check=False,
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
     )  # fmt: skip
-    assert finished.stdout == "digits\n"
+    assert finished.stdout == "anomaly\n"
 
 
 def test_an_unknown_shell_is_refused(tmp_path: Path) -> None:

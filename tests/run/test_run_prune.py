@@ -18,6 +18,7 @@ name: p
 model: {function: "edgepipe.zoo:small_cnn", args: {filters: [8, 12, 16]}}
 data: edgepipe.data:digits
 task: classification
+allow_chance: true
 seed: 3
 stages:
   - train: {epochs: 8, batch_size: 16, decay: cosine, learning_rate: 0.003}
