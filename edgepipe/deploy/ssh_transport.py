@@ -1,7 +1,9 @@
 """Linux devices over SSH: every command is a channel of one connection."""
 
 import logging
+import shlex
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,13 +25,14 @@ from edgepipe.deploy.transport import (
 CONNECT_SECONDS = 20.0
 KEEPALIVE_SECONDS = 10
 MAX_JUMPS = 8
+PROXY_END_SECONDS = 5.0
 INSTALL_HINT = "pip install 'edgepipe[deploy]'"
 
 
 @final
 @dataclass(frozen=True)
 class SshTransport:
-    """One authenticated connection, and those to the hosts it jumps over."""
+    """One authenticated connection, and what it goes over: the first of `jump_clients` is next to this machine."""
 
     name: str
     client: Any
@@ -163,6 +166,37 @@ def open_ssh(url: TargetUrl, accept_new_host_key: bool) -> SshTransport:
     return SshTransport(url.name, client, tuple(route.jump_clients), tuple(route.notes))
 
 
+@final
+@dataclass(frozen=True)
+class ProxyProcess:
+    """The process of a ProxyCommand."""
+
+    process: subprocess.Popen[bytes]
+
+    def close(self) -> None:
+        """End it, once no connection uses it any more."""
+        self.process.terminate()
+        try:
+            self.process.wait(PROXY_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def _start_proxy(name: str, command: str) -> tuple[socket.socket, ProxyProcess]:
+    """A socket whose other end is the command's input and output: paramiko's own ProxyCommand never sees its end."""
+    own_end, command_end = socket.socketpair()
+    with command_end:
+        try:
+            process = subprocess.Popen(
+                shlex.split(command), stdin=command_end.fileno(), stdout=command_end.fileno(), stderr=subprocess.DEVNULL
+            )
+        except (OSError, ValueError) as error:
+            own_end.close()
+            raise DeviceError(f"{name}: ProxyCommand '{command}' of its ssh configuration: {error}") from None
+    return own_end, ProxyProcess(process)
+
+
 @dataclass
 class _Route:
     """The way to a host: the connections to the hosts that are jumped over, and what was noticed on the way."""
@@ -173,14 +207,16 @@ class _Route:
 
     def open_stream(self, url: TargetUrl, settings: SshSettings, depth: int) -> Any:
         """The stream to a host where the configuration has ProxyJump or ProxyCommand; None for a plain connection."""
-        import paramiko
-
         if depth > MAX_JUMPS:
             raise DeviceError(
                 f"{url.name}: its ssh configuration jumps over {MAX_JUMPS} hosts and more; is it a circle?"
             )
+        if not settings.jumps and settings.proxy_command:
+            stream, proxy = _start_proxy(url.name, _fill_in(settings))
+            self.jump_clients.append(proxy)
+            return stream
         if not settings.jumps:
-            return paramiko.ProxyCommand(_fill_in(settings)) if settings.proxy_command else None
+            return None
         hops = [_parse_jump(url, jump) for jump in settings.jumps]
         hop_settings = [read_settings(hop) for hop in hops]
         stream = self.open_stream(hops[0], hop_settings[0], depth + 1)

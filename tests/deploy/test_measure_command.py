@@ -189,6 +189,10 @@ Host piped
   HostKeyAlias the-board
 Host circle
   ProxyJump circle
+Host lost
+  ProxyCommand no-such-program %h
+Host mute
+  ProxyCommand true
 Host *
   IdentityFile "{key}"
   IdentitiesOnly yes
@@ -201,6 +205,8 @@ Host *
         assert result.code == 0, result.err
         assert (tmp_path / alias / "current").exists()
     assert "circle" in _message(command, model, "ssh://circle/x")
+    assert "ProxyCommand 'no-such-program lost' of its ssh configuration" in _message(command, model, "ssh://lost/x")
+    assert "mute" in _message(command, model, "ssh://mute/x")
     (home / "hosts").write_text(f"the-board {host_key}\n")
     assert "over jump" in _message(command, model, "ssh://inner/x")
     assert "is not known" in _message(command, model, "ssh://inner/x")
