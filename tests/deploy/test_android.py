@@ -17,6 +17,8 @@ from edgepipe.deploy.adb_transport import find_client
 from edgepipe.deploy.benchmark_output import BenchmarkResult, DelegateUse, parse_output
 from edgepipe.deploy.target_url import parse_url
 
+pytestmark = pytest.mark.slow
+
 OF_2018 = """STARTING!
 Loaded model /data/local/tmp/m.tflite
 Initialized session in 3.867ms

@@ -19,6 +19,8 @@ from ssh_server import Sshd
 
 from edgepipe.core.errors import ExitCode
 
+pytestmark = pytest.mark.slow
+
 
 def _document(command: Command, *arguments: object) -> dict[str, Any]:
     result = command("deploy", *arguments, "--json")
@@ -26,7 +28,6 @@ def _document(command: Command, *arguments: object) -> dict[str, Any]:
     return {**loaded, "code": result.code}
 
 
-@pytest.mark.slow
 def test_from_the_first_deployment_to_the_rollback(command: Command, board: Sshd, model: Path, tmp_path: Path) -> None:
     url, folder = board.url(tmp_path / "app"), tmp_path / "app"
     first = _document(command, model, "--to", url, "--samples", 30)
@@ -67,7 +68,6 @@ def test_a_device_that_cannot_be_listed_hides_no_other(command: Command, model: 
     assert (both.code, both.err.count("does not answer")) == (ExitCode.UNREACHABLE, 2)
 
 
-@pytest.mark.slow
 def test_old_versions_are_pruned_but_never_those_that_run_or_are_gone_back_to(command: Command, tmp_path: Path) -> None:
     url, folder = f"host://{tmp_path}/app", tmp_path / "app"
     names = []

@@ -13,6 +13,8 @@ from edgepipe.deploy.device import Device
 from edgepipe.deploy.proof import Package
 from edgepipe.deploy.transport import DeviceError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory: pytest.TempPathFactory) -> Package:

@@ -17,6 +17,8 @@ from ssh_server import Sshd
 from edgepipe.core.errors import ExitCode
 from edgepipe.tflite import host_latency
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 TFLITE_RUNTIME = ROOT / ".venv-device" / "bin" / "python"
 
@@ -36,7 +38,6 @@ def test_what_was_measured_is_told_and_nothing_stays(
     assert (table.code, "first inference" in table.out, "measured" in table.out) == (0, True, True)
 
 
-@pytest.mark.slow
 def test_the_latency_over_ssh_is_that_of_this_machine(command: Command, board: Sshd, tmp_path: Path) -> None:
     """Paired and interleaved: the ratio to the host's own measurement is 1 within its interval, or what other tests
     that have the cores may change."""

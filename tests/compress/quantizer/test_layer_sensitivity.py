@@ -17,13 +17,14 @@ from edgepipe.compress.quantizer.layer_sensitivity import fake_quantize, rank_la
 from edgepipe.compress.quantizer.layerwise_quantizer import LayerwiseQuantizer
 from edgepipe.tflite.interpreter import Runtime, predict
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("sensitivity")
 
 
-@pytest.mark.slow
 def test_layers_are_those_of_the_keras_model(folder: Path) -> None:
     names = [layer.name for layer in trained_quantizer("soft", folder).layers]
     assert names == ["c0", "d1", "p1", "d2", "p2", "d3", "p3", "scores"]
@@ -60,7 +61,6 @@ def _logits(model: Any, x: Any) -> Any:
     return features @ last_layer.kernel.numpy() + last_layer.bias.numpy()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("network", ["hard", "soft", "residual"])
 def test_the_ranking_agrees_with_brute_force(network: str, folder: Path) -> None:
     """Another quantizer, other kernels, Keras for the float model: rank correlation of at least 0.9."""
@@ -74,7 +74,6 @@ def test_the_ranking_agrees_with_brute_force(network: str, folder: Path) -> None
     assert correlation >= 0.9, (errors, brute_force_errors)
 
 
-@pytest.mark.slow
 def test_the_ranking_holds_for_accuracy_on_other_samples(folder: Path) -> None:
     """Where int8 costs accuracy: layers ranked by accuracy with only that layer in int8, on held-out samples."""
     quantizer, (x, y, _, _) = trained_quantizer("hard", folder), hm.data()
@@ -87,7 +86,6 @@ def test_the_ranking_holds_for_accuracy_on_other_samples(folder: Path) -> None:
     assert spearmanr(list(errors.values()), accuracies).statistic <= -0.9
 
 
-@pytest.mark.slow
 def test_quality_is_that_of_real_models(folder: Path) -> None:
     quantizer, (_, _, x, y) = trained_quantizer("hard", folder), hm.data()
 

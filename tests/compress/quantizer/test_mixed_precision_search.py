@@ -17,6 +17,8 @@ from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.interpreter import predict
 from edgepipe.tflite.reader import read
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -43,7 +45,6 @@ def quality_by_group(folder: Path) -> dict[tuple[str, ...], float]:
     return {group: quality(quantizer.quantize(dict.fromkeys(group, "int16"))) for group in groups}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("drop", [0.02, 0.05, 0.2])
 def test_no_more_layers_than_one_above_the_optimum(
     drop: float, folder: Path, quality_by_group: dict[tuple[str, ...], float]
@@ -62,7 +63,6 @@ def test_no_more_layers_than_one_above_the_optimum(
     assert {"int8", "int16"} <= set(read(path).dtype_counts)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["soft", "residual"])
 def test_a_model_that_int8_keeps_stays_in_int8(name: str, folder: Path) -> None:
     quantizer = trained_quantizer(name, folder)
@@ -71,7 +71,6 @@ def test_a_model_that_int8_keeps_stays_in_int8(name: str, folder: Path) -> None:
     assert len(mix.trials) == 1
 
 
-@pytest.mark.slow
 def test_an_unreachable_target_is_refused_with_the_best_point(folder: Path) -> None:
     quantizer = trained_quantizer("hard", folder)
     with pytest.raises(
