@@ -109,5 +109,7 @@ def test_ten_devices_far_away_take_less_than_three_times_one(
 @pytest.mark.slow
 def test_ten_devices_nearby_take_less_than_one_after_the_other(boards: list[Sshd], model: Path, tmp_path: Path) -> None:
     urls = _urls(boards, tmp_path)
-    ratios = [_seconds(model, urls, "python3", DEVICES) / _seconds(model, urls, "python3", 1) for _ in range(2)]
-    assert min(ratios) < 0.9  # 0.34 where no other tests have the cores
+    ratios: list[float] = []
+    while len(ratios) < 4 and min(ratios, default=1.0) >= 0.65:  # other tests may have had the cores
+        ratios.append(_seconds(model, urls, "python3", DEVICES) / _seconds(model, urls, "python3", 1))
+    assert min(ratios) < 0.65, ratios

@@ -39,16 +39,26 @@ def test_what_was_measured_is_told_and_nothing_stays(
 
 
 def test_the_latency_over_ssh_is_that_of_this_machine(command: Command, board: Sshd, tmp_path: Path) -> None:
-    """Paired and interleaved: the ratio to the host's own measurement is 1 within its interval, or what other tests
-    that have the cores may change."""
+    """Paired and interleaved: the ratio to the host's own measurement is 1 within its interval, or within 10 %."""
     model = classifier(tmp_path / "wide.tflite", width=8000)
+    ratios = [_latency_ratio(command, model, board.url(tmp_path / "app"))]
+    while len(ratios) < 3 and not _holds_one(*ratios[-1]):  # other tests may have had the cores
+        ratios.append(_latency_ratio(command, model, board.url(tmp_path / "app")))
+    assert _holds_one(*ratios[-1]), ratios
+
+
+def _latency_ratio(command: Command, model: Path, url: str) -> tuple[float, float]:
+    """The logarithm of the ratio there to here, and half the width of its interval, from eight pairs."""
     logarithms = []
     for _ in range(8):
-        there = json.loads(command("measure", model, "--on", board.url(tmp_path / "app"), "--samples", 1, "--json").out)
+        there = json.loads(command("measure", model, "--on", url, "--samples", 1, "--json").out)
         here = host_latency.measure(model)
         logarithms.append(np.log(there["document"]["latency"]["p50"] / here.p50))
-    middle, half_width = np.mean(logarithms), 2.36 * np.std(logarithms, ddof=1) / np.sqrt(len(logarithms))
-    assert abs(middle) <= max(half_width, 0.2), (np.exp(middle), np.exp(half_width))
+    return float(np.mean(logarithms)), float(2.36 * np.std(logarithms, ddof=1) / np.sqrt(len(logarithms)))
+
+
+def _holds_one(middle: float, half_width: float) -> bool:
+    return abs(middle) <= max(half_width, 0.1)
 
 
 @pytest.mark.skipif(not TFLITE_RUNTIME.exists(), reason=f"needs tflite-runtime in {TFLITE_RUNTIME.parents[1].name}")
