@@ -6,15 +6,9 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from edgepipe.deploy.host_transport import HeldProcess
+from edgepipe.deploy.local_process import HeldProcess, run_process, start_process
 from edgepipe.deploy.target_url import TargetUrl
-from edgepipe.deploy.transport import (
-    DeviceError,
-    LostConnectionError,
-    RunLimits,
-    flood_error,
-    timeout_error,
-)
+from edgepipe.deploy.transport import DeviceError, LostConnectionError, RunLimits
 
 INSTALL_HINT = "install adb (Debian: adb; Android SDK: platform-tools), or pip install 'edgepipe[deploy]'"
 ADB_SECONDS = 30.0
@@ -43,30 +37,17 @@ class AdbTransport:
 
     def run(self, command: str, input_bytes: bytes, limits: RunLimits) -> bytes:
         """See `Transport.run`."""
-        with self._start(command) as process:
-            try:
-                output, _ = process.communicate(input_bytes, timeout=limits.seconds)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise timeout_error(self.name, limits.seconds) from None
-        if len(output) > limits.output_bytes:
-            raise flood_error(self.name, limits.output_bytes)
+        output = run_process(self.name, self._shell_arguments(command), input_bytes, limits)
         if output.startswith((b"error:", b"adb: ")):  # the client's own words
             raise LostConnectionError(f"{self.name}: {output.decode(errors='replace').strip().splitlines()[0]}")
         return output
 
     def hold(self, command: str) -> HeldProcess:
         """See `Transport.hold`."""
-        return HeldProcess(self.name, self._start(command))
+        return HeldProcess(self.name, start_process(self._shell_arguments(command)))
 
-    def _start(self, command: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [self.client, "-s", self.serial, "shell", command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C is for edgepipe, which then ends the command in order
-        )
+    def _shell_arguments(self, command: str) -> list[str]:
+        return [self.client, "-s", self.serial, "shell", command]
 
     def close(self) -> None:
         """Nothing stays open but adb's own server."""

@@ -1,14 +1,10 @@
 """This machine as a device, through /bin/sh: `host:///path`."""
 
-import contextlib
-import os
-import select
-import subprocess
-import time
 from dataclasses import dataclass
-from typing import IO, ClassVar, final
+from typing import ClassVar, final
 
-from edgepipe.deploy.transport import CHUNK_BYTES, DeviceError, RunLimits, flood_error, timeout_error
+from edgepipe.deploy.local_process import HeldProcess, run_process, start_process
+from edgepipe.deploy.transport import RunLimits
 
 
 @final
@@ -22,75 +18,15 @@ class HostTransport:
 
     def run(self, command: str, input_bytes: bytes, limits: RunLimits) -> bytes:
         """See `Transport.run`."""
-        with _start(command) as process:
-            try:
-                output, _ = process.communicate(input_bytes, timeout=limits.seconds)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise timeout_error(self.name, limits.seconds) from None
-        if len(output) > limits.output_bytes:
-            raise flood_error(self.name, limits.output_bytes)
-        return output
+        return run_process(self.name, _shell_arguments(command), input_bytes, limits)
 
-    def hold(self, command: str) -> "HeldProcess":
+    def hold(self, command: str) -> HeldProcess:
         """See `Transport.hold`."""
-        return HeldProcess(self.name, _start(command))
+        return HeldProcess(self.name, start_process(_shell_arguments(command)))
 
     def close(self) -> None:
         """Nothing is open."""
 
 
-def _start(command: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        ["/bin/sh", "-c", command],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,  # a Ctrl-C is for edgepipe, which then ends the command in order
-    )
-
-
-@final
-@dataclass(frozen=True)
-class HeldProcess:
-    """A command that runs until its input is closed."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-
-    def read_line(self, seconds: float) -> str:
-        """See `HeldCommand.read_line`."""
-        deadline, line = time.monotonic() + seconds, b""
-        while not line.endswith(b"\n"):
-            ready, _, _ = select.select([_stream(self.process.stdout)], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise timeout_error(self.name, seconds)
-            byte = os.read(_stream(self.process.stdout).fileno(), 1)
-            if not byte or len(line) > CHUNK_BYTES:
-                break
-            line += byte
-        return line.decode(errors="replace").rstrip("\n")
-
-    def write(self, text: str) -> None:
-        """See `HeldCommand.write`."""
-        try:
-            _stream(self.process.stdin).write(text.encode())
-            _stream(self.process.stdin).flush()
-        except OSError as error:
-            raise DeviceError(f"{self.name}: the command that holds the lock has ended: {error}") from None
-
-    def close(self) -> None:
-        """See `HeldCommand.close`."""
-        for stream in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(BrokenPipeError):  # it has already ended, and its input with it
-                _stream(stream).close()
-        try:
-            self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-
-def _stream(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None, "all streams are pipes"
-    return stream
+def _shell_arguments(command: str) -> list[str]:
+    return ["/bin/sh", "-c", command]
