@@ -60,7 +60,7 @@ def deploy(
     options: DeploymentOptions,
     connection: ConnectionOptions,
     fleet: FleetOptions,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> FleetDeployment:
     """Deploy the .tflite at `model_path` to every device.
 
@@ -71,7 +71,7 @@ def deploy(
         options: of the deployment on each device.
         connection: how to connect.
         fleet: canary, parallel devices and failures.
-        tell: told what a user should know while it runs.
+        notify: called with what a user should know while it runs.
 
     Raises:
         InputError: no .tflite, one that does not run here, samples that do not fit, or a malformed address.
@@ -81,7 +81,7 @@ def deploy(
     golden = build_golden_vectors(model, golden_options)
     package = Package(model_path.name, model_path.read_bytes(), golden)
     outcomes = work_on_all(
-        targets, lambda device, _: deployment.deploy(device, package, options, tell), connection, fleet, tell
+        targets, lambda device, _: deployment.deploy(device, package, options, notify), connection, fleet, notify
     )
     return FleetDeployment(str(model_path), tuple(outcomes), golden, golden.notes)
 
@@ -92,7 +92,7 @@ def switch(
     options: DeploymentOptions,
     connection: ConnectionOptions,
     fleet: FleetOptions,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> FleetDeployment:
     """Switch every device to a version that it has; None goes back to the one that ran before.
 
@@ -102,11 +102,11 @@ def switch(
         options: how long to wait for the lock.
         connection: how to connect.
         fleet: canary, parallel devices and failures.
-        tell: told what a user should know while it runs.
+        notify: called with what a user should know while it runs.
     """
     targets = [parse_url(url) for url in urls]
     outcomes = work_on_all(
-        targets, lambda device, _: deployment.switch_to(device, version, options, tell), connection, fleet, tell
+        targets, lambda device, _: deployment.switch_to(device, version, options, notify), connection, fleet, notify
     )
     return FleetDeployment(version or "rollback", tuple(outcomes))
 

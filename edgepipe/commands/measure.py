@@ -29,7 +29,7 @@ def measure(
     golden_options: GoldenOptions,
     options: DeploymentOptions,
     connection: ConnectionOptions,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> DeviceMeasurement:
     """Run the .tflite at `model_path` on the device at `url`.
 
@@ -39,7 +39,7 @@ def measure(
         golden_options: the vectors that are compared.
         options: limits, threads and runs; those of versions do not matter.
         connection: how to connect.
-        tell: told what a user should know while it runs.
+        notify: called with what a user should know while it runs.
 
     Raises:
         InputError: no .tflite, one that does not run here, samples that do not fit, or a malformed address.
@@ -51,8 +51,8 @@ def measure(
     device = connect(target, connection)
     try:
         for note in device.transport.notes:
-            tell(note)
-        health = measurement.measure(device, package, options, tell)
+            notify(note)
+        health = measurement.measure(device, package, options, notify)
     finally:
         device.transport.close()
     return DeviceMeasurement(model_path, target, golden, health)

@@ -39,27 +39,27 @@ class Deployment:
     notes: tuple[str, ...] = ()
 
 
-def deploy(device: Device, package: Package, options: DeploymentOptions, tell: Callable[[str], None]) -> Deployment:
+def deploy(device: Device, package: Package, options: DeploymentOptions, notify: Callable[[str], None]) -> Deployment:
     """Stage `package`, prove it on the device, and switch to it.
 
     Args:
         device: connected, with the folder of the deployment.
         package: the model and its golden vectors.
         options: how.
-        tell: told what a user should know while it runs.
+        notify: called with what a user should know while it runs.
 
     Raises:
         DeviceError: the device cannot do it; what ran before still runs.
     """
     device.create_folders()
-    with locked(device, options.wait_seconds, tell):
+    with locked(device, options.wait_seconds, notify):
         version_list = versions.list_versions(device)
         versions.remove_leftovers(device, version_list)
         name = f"{version_list.next_number:04d}-{sha256(package.content).hexdigest()[:DIGEST_CHARACTERS]}"
         part = f"{VERSIONS_FOLDER}/{name}{PART_SUFFIX}"
         files = package.files(device.transport.runs_python)
         staging.push(device, part, files)
-        health = prove(device, part, package, options, tell)
+        health = prove(device, part, package, options, notify)
         if not health.healthy:
             device.change("cannot remove what failed its proof", 'rm -rf "$1"', part)
             return Deployment(None, False, version_list.current, health)
@@ -107,7 +107,9 @@ def _complete(device: Device, name: str, part: str, manifest: bytes) -> None:
     versions.complete(device, part, name)
 
 
-def switch_to(device: Device, name: str | None, options: DeploymentOptions, tell: Callable[[str], None]) -> Deployment:
+def switch_to(
+    device: Device, name: str | None, options: DeploymentOptions, notify: Callable[[str], None]
+) -> Deployment:
     """Switch to a version that is on the device: `name`, or with None the one that ran before, as a rollback.
 
     Raises:
@@ -116,7 +118,7 @@ def switch_to(device: Device, name: str | None, options: DeploymentOptions, tell
     """
     if not device.has_folder():
         raise InputError(f"{device.name}: nothing was ever deployed to {device.folder}")
-    with locked(device, options.wait_seconds, tell):
+    with locked(device, options.wait_seconds, notify):
         version_list = versions.list_versions(device)
         target = version_list.find(name) if name is not None else version_list.rollback_version
         if target is None:

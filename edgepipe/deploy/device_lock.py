@@ -52,14 +52,14 @@ class Holder:
 
 
 @contextmanager
-def locked(device: Device, wait_seconds: float, tell: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock of the device's folder; `tell` is told of a wait and of a take-over.
+def locked(device: Device, wait_seconds: float, notify: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of the device's folder; `notify` is called for a wait and for a take-over.
 
     Raises:
         DeviceError: another deployment holds it for longer than `wait_seconds`, or it cannot be held there.
     """
     token = secrets.token_hex(8)
-    held_command = _acquire(device, token, wait_seconds, tell)
+    held_command = _acquire(device, token, wait_seconds, notify)
     device.fence = token
     stop_event = threading.Event()
     beat_thread = threading.Thread(target=_count_beats, args=(held_command, stop_event), daemon=True)
@@ -73,7 +73,7 @@ def locked(device: Device, wait_seconds: float, tell: Callable[[str], None]) -> 
         device.fence = ""
 
 
-def _acquire(device: Device, token: str, wait_seconds: float, tell: Callable[[str], None]) -> HeldCommand:
+def _acquire(device: Device, token: str, wait_seconds: float, notify: Callable[[str], None]) -> HeldCommand:
     start_time = silence_start = time.monotonic()
     holder: Holder | None = None
     while True:
@@ -85,10 +85,10 @@ def _acquire(device: Device, token: str, wait_seconds: float, tell: Callable[[st
         now = time.monotonic()
         if seen_holder != holder:
             if holder is None and seen_holder is not None:
-                tell(f"{device.name}: waits for the deployment of {seen_holder.who}")
+                notify(f"{device.name}: waits for the deployment of {seen_holder.who}")
             holder, silence_start = seen_holder, now
         elif holder is not None and now - silence_start >= SILENCE_SECONDS:
-            _take_over(device, holder, tell)
+            _take_over(device, holder, notify)
             silence_start = now
         if now - start_time >= wait_seconds:
             who = holder.who if holder else "an unknown holder"
@@ -131,8 +131,8 @@ def _read_holder(device: Device) -> Holder | None:
     return Holder(lines[0], lines[2], lines[3]) if result.status == 0 and len(lines) >= 4 else None
 
 
-def _take_over(device: Device, holder: Holder, tell: Callable[[str], None]) -> None:
-    tell(f"{device.name}: takes over the lock of {holder.who}, which has been silent for {SILENCE_SECONDS:g} s")
+def _take_over(device: Device, holder: Holder, notify: Callable[[str], None]) -> None:
+    notify(f"{device.name}: takes over the lock of {holder.who}, which has been silent for {SILENCE_SECONDS:g} s")
     result = device.run(TAKE_OVER_SCRIPT, holder.token)
     if "not permitted" in result.output:
         raise DeviceError(

@@ -24,7 +24,7 @@ mv {VENV_FOLDER}.part {VENV_FOLDER}
 """
 
 
-def prepare_runtime(device: Device, install: bool, tell: Callable[[str], None]) -> None:
+def prepare_runtime(device: Device, install: bool, notify: Callable[[str], None]) -> None:
     """Choose the Python that runs the model: the environment that `--install` made in the folder, else the device's.
 
     Raises:
@@ -34,7 +34,7 @@ def prepare_runtime(device: Device, install: bool, tell: Callable[[str], None]) 
         return  # the user has named one
     environment_python = _find_environment(device)
     if not environment_python and install and device.run(_HAS_RUNTIME, device.python).status:
-        tell(f"{device.name}: installs numpy and ai-edge-litert into {device.folder}/{VENV_FOLDER}")
+        notify(f"{device.name}: installs numpy and ai-edge-litert into {device.folder}/{VENV_FOLDER}")
         _install(device)
         environment_python = _find_environment(device)
     device.python = environment_python or device.python

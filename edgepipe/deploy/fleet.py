@@ -99,7 +99,7 @@ def work_on_all(
     work: Work,
     connection: ConnectionOptions,
     options: FleetOptions,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> list[DeviceOutcome]:
     """Connect to every device and do `work` there; outcomes are in the order of `urls`.
 
@@ -108,7 +108,7 @@ def work_on_all(
         work: what to do; its errors become the outcome of that device.
         connection: how to connect.
         options: canary, parallel devices and failures.
-        tell: told what was noticed while connecting.
+        notify: called with what was noticed while connecting.
 
     Raises:
         InputError: an address twice, or none.
@@ -119,7 +119,7 @@ def work_on_all(
 
     def attempt(url: TargetUrl) -> DeviceOutcome:
         reason = tally.stop_reason()
-        outcome = DeviceOutcome(url, skipped=reason) if reason else _work_on(url, work, connection, tell)
+        outcome = DeviceOutcome(url, skipped=reason) if reason else _work_on(url, work, connection, notify)
         tally.add(outcome)
         return outcome
 
@@ -140,12 +140,12 @@ def _check_urls(urls: Sequence[TargetUrl]) -> None:
             raise InputError(f"{url}: is given twice")
 
 
-def _work_on(url: TargetUrl, work: Work, connection: ConnectionOptions, tell: Callable[[str], None]) -> DeviceOutcome:
+def _work_on(url: TargetUrl, work: Work, connection: ConnectionOptions, notify: Callable[[str], None]) -> DeviceOutcome:
     try:
         device = connect(url, connection)
         try:
             for note in device.transport.notes:
-                tell(note)
+                notify(note)
             deployment = work(device, url)
         finally:
             device.transport.close()

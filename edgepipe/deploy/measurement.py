@@ -11,23 +11,25 @@ from edgepipe.deploy.proof import DeploymentOptions, Package, prove
 TRIAL_FOLDER = f"{STATE_FOLDER}/trial"
 
 
-def measure(device: Device, package: Package, options: DeploymentOptions, tell: Callable[[str], None]) -> HealthReport:
+def measure(
+    device: Device, package: Package, options: DeploymentOptions, notify: Callable[[str], None]
+) -> HealthReport:
     """What the model computes on the device, how fast, and in how much memory; no version is touched.
 
     Args:
         device: connected; its folder keeps the lock, and the files while it runs.
         package: the model and its golden vectors.
         options: as of a deployment.
-        tell: told what a user should know while it runs.
+        notify: called with what a user should know while it runs.
 
     Raises:
         DeviceError: the device cannot be used.
     """
     device.create_folders()
-    with locked(device, options.wait_seconds, tell):
+    with locked(device, options.wait_seconds, notify):
         device.change("cannot remove an earlier trial", 'rm -rf "$1"', TRIAL_FOLDER)
         try:
             staging.push(device, TRIAL_FOLDER, package.files(device.transport.runs_python))
-            return prove(device, TRIAL_FOLDER, package, options, tell)
+            return prove(device, TRIAL_FOLDER, package, options, notify)
         finally:
             device.change("cannot remove the trial", 'rm -rf "$1"', TRIAL_FOLDER)

@@ -57,7 +57,7 @@ class DeploymentOptions:
 
 
 def prove(
-    device: Device, folder: str, package: Package, options: DeploymentOptions, tell: Callable[[str], None]
+    device: Device, folder: str, package: Package, options: DeploymentOptions, notify: Callable[[str], None]
 ) -> HealthReport:
     """Run the model in `folder` on the device, and judge what it computes and how fast.
 
@@ -66,7 +66,7 @@ def prove(
         folder: of the files, relative to the device's.
         package: what was put there.
         options: limits, profile, threads and runs, and what to install.
-        tell: told what a user should know while it runs.
+        notify: called with what a user should know while it runs.
 
     Raises:
         DeviceError: the device cannot run it.
@@ -74,6 +74,6 @@ def prove(
     if not device.transport.runs_python:
         name = options.profile.name if options.profile else device.name
         return android_proof.prove(device, folder, options.android, options.measurement, options.limits, name)
-    prepare_runtime(device, options.install, tell)
+    prepare_runtime(device, options.install, notify)
     document = health_check.run_on_device(device, folder, options.measurement, MODEL_FILE)
     return health_check.check_health(document, package.golden, options.limits, device.name, options.profile)

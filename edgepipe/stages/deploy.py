@@ -120,13 +120,13 @@ class Deploy(Stage):
             measurement=MeasurementOptions(threads=self.threads),
             android=AndroidOptions(tool_path, self.delegate),
         )  # fmt: skip
-        tell = context.progress.note
+        notify = context.progress.note
         outcomes = work_on_all(
             [parse_url(address) for address in self.to],
-            lambda device, _: deploy(device, package, options, tell),
+            lambda device, _: deploy(device, package, options, notify),
             ConnectionOptions(self.python),
             FleetOptions(self.canary, self.parallel, self.max_failures),
-            tell,
+            notify,
         )
         return fleet_outcome.build_outcome(outcomes, golden)
 
