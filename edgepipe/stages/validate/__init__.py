@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from edgepipe.core.artifact import Artifact, ArtifactKind
 from edgepipe.core.budget import BudgetNames, read_limits
@@ -48,13 +48,15 @@ class Validate(Stage):
         default=None, description="a float operator or tensor fails the run; null: as the devices require"
     )
 
+    _device_by_name: dict[tuple[str, Path], Device] = PrivateAttr(default_factory=dict)
+
     def check(self, document: Document, path: KeyPath, pipeline: PipelineInfo) -> None:
         """The devices and the stages named in the options exist, and every limit of the budget is valid."""
         for index, device_name in enumerate(self.devices):
             if device_name in self.devices[:index]:
                 document.add_problem((*path, "devices", index), f"'{device_name}' is listed twice")
             try:
-                device = device_profile.load(device_name, pipeline.base_folder)
+                device = self._load_device(device_name, pipeline.base_folder)
             except ConfigError as error:
                 document.problems.extend(error.problems)
             except InputError as error:
@@ -126,7 +128,13 @@ class Validate(Stage):
 
     def load_devices(self, base_folder: Path) -> list[Device]:
         """The profiles; paths of profiles start from `base_folder`."""
-        return [device_profile.load(name, base_folder) for name in self.devices]
+        return [self._load_device(name, base_folder) for name in self.devices]
+
+    def _load_device(self, name: str, base_folder: Path) -> Device:
+        """The profile, read once: all of a run sees the same one."""
+        if (name, base_folder) not in self._device_by_name:
+            self._device_by_name[name, base_folder] = device_profile.load(name, base_folder)
+        return self._device_by_name[name, base_folder]
 
     def read_budget(self, pipeline: PipelineInfo) -> list[Limit]:
         """The limits of the budget."""
